@@ -1,0 +1,207 @@
+"""The chat's WebSocket: frames in, operations called, events out (docs/protocol.md).
+
+One task per followed generation, each with a window of unacknowledged bytes instead of a queue. Nothing of a generation
+ends when a socket does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.conf import settings
+from django.db import InterfaceError, OperationalError
+from redis.exceptions import RedisError
+
+from accounts import guests
+from accounts.models import User
+from chat import conversations, frames
+from chat.window import SlowReader, Window
+from inference import generations, stream
+from inference.errors import BadFrame, DomainError, SessionGone, TooManyFollowed, Unavailable
+from inference.following import follow
+from inference.reader import reader
+from inference.stream import EventId
+
+log = logging.getLogger("socket")
+
+SESSION_GONE = 4401
+SLOW = 1013
+FOLLOWED_MAX = 16
+RECHECK_S = 30.0
+RETRY_S = 1.0
+
+T = TypeVar("T")
+
+
+class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
+    """One browser tab."""
+
+    async def connect(self) -> None:
+        self.owner: User | None = None
+        self.session_key: str = self.scope["cookies"].get(settings.SESSION_COOKIE_NAME, "")
+        self.windows: dict[uuid.UUID, Window] = {}
+        self.following: dict[uuid.UUID, asyncio.Task[None]] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.watching = False
+        if not self.session_key:
+            await self.close()
+            return
+        await self.accept()
+        if await self._recheck():
+            self._spawn(self._recheck_for_ever())
+
+    async def disconnect(self, code: int) -> None:
+        for task in [*self.following.values(), *self.tasks]:
+            task.cancel()
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        asks: dict[str, uuid.UUID] = {}
+        try:
+            if text_data is None:
+                raise BadFrame(detail="frames are text")
+            frame = frames.decode(text_data)
+            asks = frame.asks
+            await self._obey(frame)
+        except guests.SessionExpired:
+            await self._send(frames.refusal(SessionGone(), asks))
+            await self.close(SESSION_GONE)
+        except DomainError as error:
+            await self._send(frames.refusal(error, asks))
+        except (OperationalError, InterfaceError):
+            log.warning("PostgreSQL does not answer")
+            await self._send(frames.refusal(Unavailable(), asks))
+
+    async def _obey(self, frame: frames.ClientFrame) -> None:
+        match frame:
+            case frames.Ack(generation=generation, id=at):
+                if window := self.windows.get(generation):
+                    window.acknowledge(EventId.parse(at))
+            case frames.Send():
+                await self._start(frame, lambda: conversations.send(self._ensure_owner(), frame))
+            case frames.Regenerate():
+                await self._start(frame, lambda: conversations.regenerate(self._ensure_owner(), frame))
+            case frames.Follow(generation=generation, after=after):
+                await _sync(lambda: conversations.generation_of(self._current_owner(), generation))
+                self._follow(generation, EventId.parse(after) if after else None)
+            case frames.StopFrame(generation=generation):
+                await _sync(lambda: generations.cancel(conversations.generation_of(self._current_owner(), generation)))
+
+    async def _start(self, frame: frames.Send | frames.Regenerate, operation: Callable[[], conversations.Sent]) -> None:
+        sent = await _sync(operation)
+        self._watch_owner()
+        accepted = frames.Accepted(
+            key=frame.key, conversation=sent.conversation, message=sent.message, generation=sent.generation
+        )
+        await self._send(accepted)
+        self._follow(sent.generation, None)
+
+    def _ensure_owner(self) -> User:
+        self.owner = guests.ensure_owner(self.session_key)
+        return self.owner
+
+    def _current_owner(self) -> User | None:
+        self.owner = guests.owner_of(self.session_key)
+        return self.owner
+
+    def _follow(self, generation: uuid.UUID, after: EventId | None) -> None:
+        if previous := self.following.pop(generation, None):
+            previous.cancel()
+        if len(self.following) >= FOLLOWED_MAX:
+            raise TooManyFollowed(limit=FOLLOWED_MAX)
+        window = self.windows[generation] = Window()
+        task = asyncio.create_task(self._stream(generation, after, window))
+        self.following[generation] = task
+        task.add_done_callback(lambda done: self._forget(generation, done))
+
+    def _forget(self, generation: uuid.UUID, task: asyncio.Task[None]) -> None:
+        _report(task)
+        if self.following.get(generation) is task:
+            del self.following[generation], self.windows[generation]
+
+    async def _stream(self, generation: uuid.UUID, after: EventId | None, window: Window) -> None:
+        """Send what happens to a generation until it has ended, at the pace at which the reader acknowledges."""
+        while True:
+            try:
+                async with contextlib.aclosing(follow(generation, after)) as items:
+                    async for item in items:
+                        text = frames.encode(frames.outgoing(generation, item))
+                        after = getattr(item, "id", after)
+                        await self.send(text_data=text)
+                        window.sent(after, len(text))
+                        await window.room()
+                return
+            except SlowReader:
+                await self.close(SLOW)
+                return
+            except (OperationalError, InterfaceError):
+                log.warning("PostgreSQL does not answer", extra={"generation": generation})
+                await asyncio.sleep(RETRY_S)
+
+    async def _recheck(self) -> bool:
+        """Whether the session lives still; closes the socket where it does not."""
+        try:
+            await _sync(self._current_owner)
+        except guests.SessionExpired:
+            await self._send(frames.refusal(SessionGone(), {}))
+            await self.close(SESSION_GONE)
+            return False
+        except (OperationalError, InterfaceError):
+            log.warning("session not checked: PostgreSQL does not answer")
+        if self.owner:
+            self._watch_owner()
+        return True
+
+    async def _recheck_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(RECHECK_S)
+            if not await self._recheck():
+                return
+
+    def _watch_owner(self) -> None:
+        if not self.watching and self.owner is not None:
+            self.watching = True
+            self._spawn(self._tell_changes(self.owner))
+
+    async def _tell_changes(self, owner: User) -> None:
+        """Tell this tab what begins and ends in the others."""
+        while True:
+            try:
+                async with reader().follow_from_now(stream.owner_key(owner.pk), stream.OWNER_MAXLEN) as feed:
+                    cursor = feed.cursor
+                    while True:
+                        for entry_id, fields in feed.after(cursor):
+                            cursor = entry_id
+                            generation = uuid.UUID(fields[b"g"].decode())
+                            if changed := await _sync(partial(conversations.change, owner, generation)):
+                                await self._send(changed)
+                        await feed.changed(RECHECK_S)
+            except (RedisError, OperationalError, InterfaceError):
+                await asyncio.sleep(RETRY_S)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(_report)
+
+    async def _send(self, frame: Any) -> None:
+        await self.send(text_data=frames.encode(frame))
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Nobody awaits these tasks; what breaks one must not pass in silence."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("a task of a socket broke", exc_info=error)
+
+
+async def _sync(operation: Callable[[], T]) -> T:
+    """Run a database operation on a thread of the pool; one operation is one call."""
+    return await database_sync_to_async(operation, thread_sensitive=False)()  # type: ignore[no-any-return]

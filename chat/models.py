@@ -1,0 +1,101 @@
+"""Conversations and their messages, a tree: a message answers its parent, and siblings are alternatives.
+
+A person's message holds its text; an answer's text is its generation's, never copied here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import cast
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Exists, OuterRef
+from django.utils import timezone
+
+from accounts.models import User
+from inference.models import Generation
+
+TITLE_MAX = 80
+
+
+class ConversationQuerySet(models.QuerySet["Conversation"]):
+    def owned_by(self, owner: User | None) -> ConversationQuerySet:
+        """The one way in: nobody reads or writes a conversation but through this."""
+        return self.filter(owner=owner) if owner else self.none()
+
+    def with_answering(self) -> ConversationQuerySet:
+        """Sets `answering`: whether one of its answers is being written or waits to be."""
+        active = Generation.objects.active().filter(message__conversation=OuterRef("pk"))
+        return cast(ConversationQuerySet, self.annotate(answering=Exists(active)))
+
+
+class Conversation(models.Model):
+    """`leaf` is the end of the branch that is shown."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="conversations")
+    title = models.CharField(max_length=TITLE_MAX)
+    model = models.CharField(max_length=80)
+    leaf = models.ForeignKey("Message", on_delete=models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    updated_at = models.DateTimeField(default=timezone.now)
+
+    objects = ConversationQuerySet.as_manager()
+    answering: bool
+
+    class Meta:
+        indexes = [models.Index(fields=["owner", "-updated_at", "-id"], name="conversation_newest")]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    def branch(self) -> list[Message]:
+        """The visible messages, oldest first, each with its generation. One query."""
+        rows = {row.pk: row for row in self.messages.select_related("generation")}
+        branch: list[Message] = []
+        at = self.leaf_id
+        while at is not None:
+            branch.append(rows[at])
+            at = rows[at].parent_id
+        return branch[::-1]
+
+
+class Message(models.Model):
+    class Role(models.TextChoices):
+        USER = "user"
+        ASSISTANT = "assistant"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="messages")
+    parent = models.ForeignKey("self", on_delete=models.CASCADE, null=True, related_name="children")
+    role = models.CharField(max_length=9, choices=Role)
+    content = models.TextField(blank=True)
+    generation = models.OneToOneField(Generation, on_delete=models.CASCADE, null=True, related_name="message")
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                name="answers_have_a_generation",
+                condition=models.Q(role="user", generation__isnull=True)
+                | models.Q(role="assistant", generation__isnull=False, content=""),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.id}"
+
+    @property
+    def text(self) -> str:
+        return self.generation.text if self.generation else self.content
+
+
+def title_of(content: str) -> str:
+    """A conversation's first title: the first line of its first message, cut at a word."""
+    line = " ".join(content.strip().split("\n", 1)[0].split())
+    if len(line) <= TITLE_MAX:
+        return line
+    cut = line[: TITLE_MAX - 1]
+    # Languages without spaces are cut at the character.
+    return (cut.rsplit(" ", 1)[0] if " " in cut[TITLE_MAX // 2 :] else cut) + "…"

@@ -1,0 +1,118 @@
+"""The chat's pages, its JSON resources, and the Server-Sent Events of one generation."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+
+import msgspec
+from channels.db import database_sync_to_async
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from accounts import guests
+from accounts.models import User
+from chat import conversations, frames, resources
+from inference.errors import DomainError, NotFound
+from inference.following import follow
+from inference.stream import EventId
+
+
+@never_cache
+@require_safe
+def new_chat(request: HttpRequest) -> HttpResponse:
+    """The empty page; it makes the session that the socket needs, and no user yet."""
+    if not request.session.session_key:
+        request.session.create()
+    return _page(request, None)
+
+
+@never_cache
+@require_safe
+def conversation_page(request: HttpRequest, conversation: uuid.UUID) -> HttpResponse:
+    return _page(request, conversation)
+
+
+@never_cache
+@require_safe
+def conversation_list(request: HttpRequest) -> HttpResponse:
+    try:
+        return _json(resources.conversation_list(_owner(request), request.GET.get("before", "")))
+    except DomainError as error:
+        return _error(error)
+
+
+@never_cache
+@require_safe
+def conversation(request: HttpRequest, conversation: uuid.UUID) -> HttpResponse:
+    try:
+        return _json(resources.conversation(_owner(request), conversation))
+    except DomainError as error:
+        return _error(error)
+
+
+@never_cache
+@require_safe
+def models(request: HttpRequest) -> HttpResponse:
+    return _json({"models": resources.models()})
+
+
+@never_cache
+@require_safe
+async def events(request: HttpRequest, generation: uuid.UUID) -> HttpResponse | StreamingHttpResponse:
+    """The frames of the socket for one generation, as Server-Sent Events (WHATWG HTML, section 9.2)."""
+    try:
+        await database_sync_to_async(_check_reader, thread_sensitive=False)(request, generation)
+        after = _event_id(request.headers.get("Last-Event-ID") or request.GET.get("after", ""))
+    except DomainError as error:
+        return _error(error)
+    response = StreamingHttpResponse(_event_stream(generation, after), content_type="text/event-stream")
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+async def _event_stream(generation: uuid.UUID, after: EventId | None) -> AsyncIterator[bytes]:
+    async for item in follow(generation, after):
+        at = getattr(item, "id", None)
+        prefix = f"id: {at}\n" if at else ""
+        yield f"{prefix}data: {frames.encode(frames.outgoing(generation, item))}\n\n".encode()
+
+
+def _check_reader(request: HttpRequest, generation: uuid.UUID) -> None:
+    conversations.generation_of(_owner(request), generation)
+
+
+def _page(request: HttpRequest, conversation_id: uuid.UUID | None) -> HttpResponse:
+    owner = _owner(request)
+    if owner:
+        owner.seen()
+    try:
+        data = resources.page_data(owner, conversation_id)
+    except NotFound:
+        raise Http404 from None
+    title = data.conversation.title if data.conversation else "New chat"
+    return render(request, "chat/page.html", {"page": msgspec.to_builtins(data), "title": title})
+
+
+def _owner(request: HttpRequest) -> User | None:
+    try:
+        return guests.owner_of(request.session.session_key or "")
+    except guests.SessionExpired:
+        return None
+
+
+def _event_id(text: str) -> EventId | None:
+    try:
+        return EventId.parse(text) if text else None
+    except ValueError:
+        return None
+
+
+def _json(body: object, status: int = 200) -> HttpResponse:
+    return HttpResponse(msgspec.json.encode(body), content_type="application/json", status=status)
+
+
+def _error(error: DomainError) -> HttpResponse:
+    return _json({"error": {"code": error.code, "message": error.message}}, error.status)

@@ -1,0 +1,47 @@
+"""What can be chosen now: the models of the catalog, with what lives and waits for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+from django.conf import settings
+from django.db.models import Count
+
+from inference import workers
+from inference.catalog import Catalog, ModelSpec, load
+from inference.models import Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model as the picker shows it. running and waiting count generations, on all its workers together."""
+
+    spec: ModelSpec
+    ready: bool
+    running: int
+    waiting: int
+
+
+@lru_cache(maxsize=1)
+def catalog() -> Catalog:
+    """The operator's catalog, read once per process."""
+    return load(settings.MODELS_FILE)
+
+
+def listing() -> list[Listed]:
+    """Every model in the file's order. One query and two Redis calls; raises RedisError."""
+    ready = {announcement.model for announcement in workers.living()}
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in Generation.objects.active().values("model", "state").annotate(count=Count("id")):
+        counts[row["model"], row["state"]] = row["count"]
+    return [
+        Listed(
+            spec=spec,
+            ready=spec.slug in ready,
+            running=counts[spec.slug, Generation.State.RUNNING],
+            waiting=counts[spec.slug, Generation.State.QUEUED],
+        )
+        for spec in catalog()
+    ]

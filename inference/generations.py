@@ -1,0 +1,164 @@
+"""The service both doors call: start a generation, stop it, and tell how it stands.
+
+Synchronous, one operation one function. Following a generation's text is `inference.following`; what happens when a
+worker or Redis is lost is `inference.recovery`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from accounts.models import User
+from inference import stream, tasks, workers
+from inference.availability import catalog
+from inference.catalog import ModelSpec
+from inference.errors import IdempotencyConflict, NoWorker, QueueFull, TooManyActive, Unavailable, UnknownModel
+from inference.models import Generation
+from inference.types import Sampling, Turn
+
+log = logging.getLogger("generations")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person or client set of the sampling; None stands for the model's default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A validated wish for an answer. `key` and `fingerprint` make it idempotent per owner."""
+
+    owner: User
+    door: str
+    model: str
+    turns: Sequence[Turn]
+    options: Options
+    key: uuid.UUID
+    fingerprint: bytes
+    request_id: str = ""
+
+
+def fingerprint(body: object) -> bytes:
+    """SHA-256 of a request's JSON form; equal bodies have equal fingerprints, whatever their fields' order."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).digest()
+
+
+def find(owner: User, key: uuid.UUID, body: bytes) -> Generation | None:
+    """The generation that this owner asked for under this key. Raises IdempotencyConflict for another body."""
+    found = Generation.objects.filter(owner=owner, idempotency_key=key).first()
+    if found and bytes(found.request_hash) != body:
+        raise IdempotencyConflict
+    return found
+
+
+def start(request: Request) -> Generation:
+    """Insert a queued generation, and send it to a worker when the caller's transaction commits.
+
+    Call it inside a transaction that has locked the owner's row and has asked `find`. Raises UnknownModel, NoWorker,
+    QueueFull, TooManyActive, or Unavailable where Redis does not answer.
+    """
+    spec = check_model(request.model)
+    _check_load(request.owner, spec)
+    generation = Generation.objects.create(
+        owner=request.owner,
+        door=request.door,
+        model=spec.slug,
+        prompt=[asdict(turn) for turn in request.turns],
+        sampling=asdict(_sampling(spec, request.options)),
+        idempotency_key=request.key,
+        request_hash=request.fingerprint,
+        request_id=request.request_id,
+    )
+    transaction.on_commit(lambda: _send(generation))
+    return generation
+
+
+def check_model(slug: str) -> ModelSpec:
+    """The model, if it exists and a worker has it loaded. Raises UnknownModel, NoWorker or Unavailable."""
+    try:
+        spec = catalog().get(slug)
+    except KeyError:
+        raise UnknownModel from None
+    try:
+        if not any(worker.model == slug for worker in workers.living()):
+            raise NoWorker(model=spec.name)
+    except RedisError:
+        raise Unavailable from None
+    return spec
+
+
+def cancel(generation: Generation) -> None:
+    """End a generation; what was streamed stays. Idempotent; a terminal row stays as it is.
+
+    A queued one ends here. A running one is ended by its worker, which hears of it over its control stream at once, or,
+    should that message get lost, with its next save.
+    """
+    now = timezone.now()
+    row = Generation.objects.filter(pk=generation.pk)
+    ended = {"state": Generation.State.CANCELLED, "finish_reason": "cancelled", "finished_at": now}
+    try:
+        if row.queued().update(**ended):
+            stream.end(generation.pk, generation.epoch, generation.last_seq)
+            stream.tell_owner(generation.owner_id, generation.pk)
+        elif row.filter(state=Generation.State.RUNNING).update(cancel_requested_at=now):
+            generation.refresh_from_db(fields=["worker"])
+            stream.tell_worker(generation.worker, "cancel", generation.pk)
+    except RedisError:
+        log.warning("stop reached PostgreSQL only", extra={"generation": generation.pk})
+
+
+def queue_position(generation: Generation) -> int:
+    """1 for the next one of its model to be claimed. One query."""
+    ahead = Q(created_at__lt=generation.created_at) | Q(created_at=generation.created_at, pk__lt=generation.pk)
+    return Generation.objects.queued().filter(ahead, model=generation.model).count() + 1
+
+
+def _check_load(owner: User, spec: ModelSpec) -> None:
+    if Generation.objects.active().filter(owner=owner).count() >= settings.ACTIVE_LIMIT:
+        raise TooManyActive(limit=settings.ACTIVE_LIMIT)
+    waiting = Generation.objects.queued().filter(model=spec.slug).count()
+    if waiting >= settings.QUEUE_LIMIT:
+        raise QueueFull(waiting=waiting, model=spec.name)
+
+
+def _sampling(spec: ModelSpec, options: Options) -> Sampling:
+    """The options over the model's defaults; a request without a seed gets one, so that it can be repeated."""
+    given = {name: value for name, value in asdict(options).items() if value not in (None, ())}
+    defaults = spec.sampling
+    return Sampling(
+        temperature=given.get("temperature", defaults.temperature),
+        top_p=given.get("top_p", defaults.top_p),
+        top_k=given.get("top_k", defaults.top_k),
+        max_tokens=min(given.get("max_tokens", defaults.max_tokens), spec.context_length),
+        seed=given.get("seed", secrets.randbits(63)),
+        stop=given.get("stop", ()),
+    )
+
+
+def _send(generation: Generation) -> None:
+    try:
+        tasks.enqueue(generation)
+        stream.tell_owner(generation.owner_id, generation.pk)
+    except (OperationalError, RedisError):
+        # The row is safe in PostgreSQL; the sweeper sends it again.
+        log.warning("queued without a message", extra={"generation": generation.pk})

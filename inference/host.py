@@ -1,0 +1,160 @@
+"""What one worker process hosts: a loaded model, its engine, the control stream and the heartbeat.
+
+The runner's threads call it; it knows Redis, and nothing of PostgreSQL or Celery.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Sequence
+
+import psutil
+from redis.exceptions import RedisError
+
+from inference import stream, workers
+from inference.engine import prompts
+from inference.engine.engine import Engine
+from inference.engine.loading import LoadedModel
+from inference.engine.requests import Handle
+from inference.types import Sampling, Turn
+
+log = logging.getLogger("worker")
+
+CONTROL_BLOCK_MS = 1000
+RETRY_S = 0.5
+# Stops that come before their generation has reached the engine are remembered for this many.
+EARLY_STOPS = 1000
+
+
+class Host:
+    """One engine, shared by every task of this process. All methods are thread-safe."""
+
+    def __init__(self, *, name: str, model: str, loaded: LoadedModel, engine: Engine, slots: int) -> None:
+        self.name = name
+        self.drained = False
+        self._model = model
+        self._loaded = loaded
+        self._engine = engine
+        self._slots = slots
+        self._handles: dict[uuid.UUID, Handle] = {}
+        self._early: deque[uuid.UUID] = deque(maxlen=EARLY_STOPS)
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._listen, name="control", daemon=True),
+            threading.Thread(target=self._beat, name="heartbeat", daemon=True),
+        ]
+
+    @property
+    def revision(self) -> str:
+        return self._loaded.revision
+
+    def start(self) -> None:
+        self._engine.start()
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Leave the list of workers and end the engine; what still runs is cancelled. Blocks until it has stopped."""
+        self.leave()
+        self._engine.close()
+
+    def leave(self) -> None:
+        """Say that this worker takes no more; what runs goes on."""
+        self._closing.set()
+        try:
+            workers.retire(self.name)
+        except RedisError:
+            log.warning("left without a word: Redis does not answer", extra={"worker": self.name})
+
+    def drain(self, patience_s: float) -> None:
+        """Take no more, give running answers `patience_s` to end, then abort the rest. Blocks."""
+        self.leave()
+        deadline = time.monotonic() + patience_s
+        while self._handles and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.drained = True
+        for generation_id in list(self._handles):
+            self.abort(generation_id)
+
+    def prompt(self, turns: Sequence[Turn], max_tokens: int) -> prompts.Prompt | None:
+        """The prompt's token ids, cut to the context; None where the newest message alone does not fit."""
+        try:
+            return prompts.build(self._loaded, turns, max_tokens)
+        except prompts.PromptTooLong:
+            return None
+
+    def submit(self, generation_id: uuid.UUID, prompt_ids: Sequence[int], sampling: Sampling) -> Handle:
+        """Hand a generation to the engine, under its id, so that a stop finds it."""
+        handle = self._engine.submit(prompt_ids, sampling)
+        with self._lock:
+            self._handles[generation_id] = handle
+            stopped = generation_id in self._early
+        if stopped or self.drained:
+            self._engine.abort(handle)
+        return handle
+
+    def abort(self, generation_id: uuid.UUID) -> None:
+        """Stop decoding before the next step. Idempotent; for an id that has not come yet it holds when it comes."""
+        with self._lock:
+            handle = self._handles.get(generation_id)
+            if handle is None:
+                self._early.append(generation_id)
+        if handle is not None:
+            self._engine.abort(handle)
+
+    def release(self, generation_id: uuid.UUID) -> None:
+        """Forget a generation that has ended here; one that the engine still decodes is aborted."""
+        with self._lock:
+            handle = self._handles.pop(generation_id, None)
+        if handle is not None:
+            self._engine.abort(handle)
+
+    def _listen(self) -> None:
+        """Carry out what arrives on the control stream, until the process ends."""
+        cursor = "$"
+        while True:
+            try:
+                if cursor == "$":
+                    last = stream.client().xrevrange(stream.control_key(self.name), count=1)
+                    cursor = last[0][0].decode() if last else "0-0"
+                reply = stream.client().xread({stream.control_key(self.name): cursor}, block=CONTROL_BLOCK_MS)
+            except RedisError:
+                time.sleep(RETRY_S)
+                continue
+            for entry_id, fields in reply[0][1] if reply else []:
+                cursor = entry_id.decode()
+                self._obey(fields[b"command"], uuid.UUID(fields[b"generation"].decode()))
+
+    def _obey(self, command: bytes, generation_id: uuid.UUID) -> None:
+        if command == b"cancel":
+            self.abort(generation_id)
+        else:
+            log.warning("unknown command on the control stream", extra={"worker": self.name})
+
+    def _beat(self) -> None:
+        process = psutil.Process()
+        while not self._closing.is_set():
+            stats = self._engine.stats()
+            announcement = workers.Announcement(
+                worker=self.name,
+                model=self._model,
+                revision=self._loaded.revision,
+                device=str(self._loaded.device),
+                dtype=str(self._loaded.dtype).removeprefix("torch."),
+                context_length=self._loaded.context_length,
+                slots=self._slots,
+                running=stats.running,
+                waiting=stats.waiting,
+                tokens_per_s=round(stats.tokens_per_s, 1),
+                memory_bytes=process.memory_info().rss,
+            )
+            try:
+                workers.announce(announcement)
+            except RedisError:
+                log.warning("not announced: Redis does not answer", extra={"worker": self.name})
+            self._closing.wait(workers.HEARTBEAT_S)

@@ -1,0 +1,56 @@
+"""`manage.py scheduler`: what has to happen every few seconds, hours and days. Several may run at once."""
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from apscheduler.schedulers.blocking import BlockingScheduler
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+from django.db import close_old_connections
+
+from accounts import guests
+from inference import recovery
+
+SECOND, HOUR = 1, 3600
+
+
+class Command(BaseCommand):
+    help = "Run the periodic jobs until SIGTERM."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        scheduler = BlockingScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
+        for job, seconds in self._jobs():
+            scheduler.add_job(_with_connection(job), "interval", seconds=seconds, name=job.__name__)
+        signal.signal(signal.SIGTERM, lambda number, frame: scheduler.shutdown(wait=False))
+        scheduler.start()
+
+    def _jobs(self) -> list[tuple[Callable[[], object], int]]:
+        def forget_guests() -> None:
+            guests.forget_unseen(settings.GUEST_RETENTION_DAYS)
+
+        def clear_sessions() -> None:
+            call_command("clearsessions")
+
+        return [
+            (recovery.sweep, 5 * SECOND),
+            (recovery.reap, 5 * SECOND),
+            (recovery.give_up, 5 * SECOND),
+            (forget_guests, HOUR),
+            (clear_sessions, 24 * HOUR),
+        ]
+
+
+def _with_connection(job: Callable[[], object]) -> Callable[[], None]:
+    """Jobs run on threads that Django does not know: give each a fresh connection, and give it back."""
+
+    def run() -> None:
+        close_old_connections()
+        try:
+            job()
+        finally:
+            close_old_connections()
+
+    run.__name__ = job.__name__
+    return run

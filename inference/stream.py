@@ -1,0 +1,229 @@
+"""The token log: one Redis Stream a generation, and its fence.
+
+Entry ids are `{epoch}-{seq}`, chosen by us: `start` is seq 0, each later entry is one more. Redis refuses an id that is
+not above the last one, so a worker of an older epoch cannot write once a newer one has (the fence). The log is never
+the truth: it may vanish at any moment, and PostgreSQL still has every saved character.
+
+    field  meaning
+    k      kind: start | delta | end
+    t      delta: UTF-8 text
+    c      delta: channel, left out for the answer
+    i      delta: the token ids, little-endian uint32
+    p, d   start: prompt tokens, dropped messages
+"""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
+
+import redis
+from django.conf import settings
+
+from inference.types import Channel
+
+EXPIRY_S = 3600
+CONTROL_MAXLEN = 1000
+OWNER_MAXLEN = 100
+
+
+class EventId(NamedTuple):
+    """A place in a generation's log. Compares by epoch, then seq."""
+
+    epoch: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> EventId:
+        """Raises ValueError for anything but two decimal numbers that fit into 63 bits."""
+        epoch, dash, seq = text.partition("-")
+        if not (dash and epoch.isascii() and epoch.isdigit() and seq.isascii() and seq.isdigit() and len(text) <= 38):
+            raise ValueError("an event id looks like 1-42")
+        return cls(int(epoch), int(seq))
+
+    def precedes(self, other: EventId) -> bool:
+        """Whether `other` is the very next entry: no gap between the two."""
+        return other == (self.epoch, self.seq + 1) or (other.epoch > self.epoch and other.seq == 0)
+
+
+START = EventId(0, 0)
+
+
+class Kind(StrEnum):
+    START = "start"
+    DELTA = "delta"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a generation's log."""
+
+    id: EventId
+    kind: Kind
+    text: str = ""
+    channel: Channel = Channel.ANSWER
+    token_ids: bytes = b""
+    prompt_tokens: int = 0
+    dropped_messages: int = 0
+
+
+class Fenced(Exception):
+    """A newer epoch has written to this log: the writer has lost its generation and must stop."""
+
+
+@lru_cache(maxsize=1)
+def client() -> redis.Redis:
+    """This process's Redis client; threads share it and wait for a connection when all are taken."""
+    pool = redis.BlockingConnectionPool.from_url(
+        settings.REDIS_URL, max_connections=64, timeout=5, socket_timeout=10, socket_connect_timeout=5
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+def key(generation_id: uuid.UUID) -> str:
+    return f"gen:{generation_id}"
+
+
+def owner_key(owner_id: uuid.UUID) -> str:
+    return f"owner:{owner_id}"
+
+
+def control_key(worker: str) -> str:
+    return f"control:{worker}"
+
+
+def pack_ids(token_ids: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(token_ids)}I", *token_ids)
+
+
+def unpack_ids(packed: bytes) -> list[int]:
+    return list(struct.unpack(f"<{len(packed) // 4}I", packed))
+
+
+def decode(event_id: EventId, fields: dict[bytes, bytes]) -> Event:
+    """An Event from the fields of Redis's reply."""
+    return Event(
+        id=event_id,
+        kind=Kind(fields[b"k"].decode()),
+        text=fields.get(b"t", b"").decode(),
+        channel=Channel(fields.get(b"c", b"answer").decode()),
+        token_ids=fields.get(b"i", b""),
+        prompt_tokens=int(fields.get(b"p", 0)),
+        dropped_messages=int(fields.get(b"d", 0)),
+    )
+
+
+class TokenLog:
+    """Writes one epoch's entries. Not thread-safe: one generation, one writer.
+
+    Each method raises Fenced when a newer epoch has written, and redis.RedisError when Redis does not answer; then the
+    entry may or may not be there, and the caller gives the same content again (see `append`).
+    """
+
+    def __init__(self, generation_id: uuid.UUID, epoch: int) -> None:
+        self._key = key(generation_id)
+        self._epoch = epoch
+        self._uncertain = False
+        self.seq = 0
+
+    def open(self, *, prompt_tokens: int, dropped_messages: int) -> None:
+        """Write entry 0 of this epoch; from here on older epochs are fenced out."""
+        self._add(0, {"k": Kind.START, "p": prompt_tokens, "d": dropped_messages})
+
+    def append(self, text: str, token_ids: Sequence[int], channel: Channel = Channel.ANSWER) -> None:
+        """Write the next delta. Idempotent after an error: an entry that did arrive is not written twice."""
+        if self._uncertain and self._top() >= (self._epoch, self.seq + 1):
+            self._uncertain = False
+            self.seq += 1
+            return
+        fields: dict[str, str | bytes | int] = {"k": Kind.DELTA, "t": text, "i": pack_ids(token_ids)}
+        if channel is not Channel.ANSWER:
+            fields["c"] = channel
+        self._add(self.seq + 1, fields)
+
+    def close(self) -> None:
+        """Write the end mark. Followers read from PostgreSQL how it ended, so it comes after the commit."""
+        self._add(self.seq + 1, {"k": Kind.END})
+
+    def skip(self) -> None:
+        """Give up on the entry that may or may not have arrived: the next one leaves a gap that readers see."""
+        self.seq += 2
+        self._uncertain = False
+
+    def _add(self, seq: int, fields: dict[str, str | bytes | int]) -> None:
+        try:
+            with client().pipeline(transaction=False) as pipe:
+                pipe.xadd(self._key, fields, id=f"{self._epoch}-{seq}")
+                pipe.expire(self._key, EXPIRY_S)
+                pipe.execute()
+        except redis.ResponseError as error:
+            if "equal or smaller" in str(error):
+                raise Fenced from None
+            raise
+        except redis.RedisError:
+            self._uncertain = True
+            raise
+        self._uncertain = False
+        self.seq = seq
+
+    def _top(self) -> EventId:
+        last = client().xrevrange(self._key, count=1)
+        top = EventId.parse(last[0][0].decode()) if last else START
+        if top.epoch > self._epoch:
+            raise Fenced
+        return top
+
+
+def fence(generation_id: uuid.UUID, epoch: int) -> None:
+    """Shut out every writer of an epoch below `epoch`, before their last entries are read. Idempotent."""
+    try:
+        client().xadd(key(generation_id), {"k": Kind.START}, id=f"{epoch}-0")
+        client().expire(key(generation_id), EXPIRY_S)
+    except redis.ResponseError as error:
+        if "equal or smaller" not in str(error):
+            raise
+
+
+def tail(generation_id: uuid.UUID, after: EventId) -> list[Event]:
+    """The deltas of `after`'s epoch that follow it without a gap."""
+    entries = client().xrange(key(generation_id), min=f"({after}", max=f"{after.epoch}-{2**63}")
+    events: list[Event] = []
+    for entry_id, fields in entries:
+        event = decode(EventId.parse(entry_id.decode()), fields)
+        if not (events[-1].id if events else after).precedes(event.id):
+            break
+        events.append(event)
+    return [event for event in events if event.kind is Kind.DELTA]
+
+
+def end(generation_id: uuid.UUID, epoch: int, seq: int) -> None:
+    """Mark a log as ended on behalf of a writer that is not there: a queued one that was cancelled, a crashed one."""
+    log = TokenLog(generation_id, epoch)
+    log.seq = seq
+    log.close()
+
+
+def tell_owner(owner_id: uuid.UUID, generation_id: uuid.UUID) -> None:
+    """Say to every socket of this owner, in any web process, that this generation began or ended."""
+    with client().pipeline(transaction=False) as pipe:
+        pipe.xadd(owner_key(owner_id), {"g": str(generation_id)}, maxlen=OWNER_MAXLEN, approximate=True)
+        pipe.expire(owner_key(owner_id), EXPIRY_S)
+        pipe.execute()
+
+
+def tell_worker(worker: str, command: str, generation_id: uuid.UUID) -> None:
+    """Put a command on a worker's control stream; it acts within one decode step."""
+    with client().pipeline(transaction=False) as pipe:
+        fields = {"command": command, "generation": str(generation_id)}
+        pipe.xadd(control_key(worker), fields, maxlen=CONTROL_MAXLEN, approximate=True)
+        pipe.expire(control_key(worker), EXPIRY_S)
+        pipe.execute()
