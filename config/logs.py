@@ -61,13 +61,22 @@ class UnhandledOnly(logging.Filter):
 
 
 class LineFormatter(logging.Formatter):
-    """`12:00:00 warning  worker lost  generation=… count=2`, for a terminal."""
+    """`12:00:00 warning  worker lost  generation=… count=2`, for a terminal.
+
+    `tell_errors` adds the exceptions' own words: for a developer's machine alone.
+    """
+
+    def __init__(self, *, tell_errors: bool = False) -> None:
+        super().__init__()
+        self._tell_errors = tell_errors
 
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
         line = f"{clock} {record.levelname.lower():<8}{record.getMessage()}" + (f"  {fields}" if fields else "")
         trace = _traceback(record)
+        if trace and self._tell_errors and record.exc_info:
+            trace += f": {record.exc_info[1]}"
         return f"{line}\n{trace}" if trace else line
 
 

@@ -146,7 +146,8 @@ AUTH_PASSWORD_VALIDATORS = [
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "templates"],
+        # lucide-static brings the icons that pages include inline.
+        "DIRS": [BASE_DIR / "templates", BASE_DIR / "node_modules" / "lucide-static"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -236,10 +237,15 @@ GUEST_RETENTION_DAYS = ENV.integer("GUEST_RETENTION_DAYS", 30, least=1, most=365
 
 LOG_LEVEL = ENV.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
 LOG_FORMAT = ENV.choice("LOG_FORMAT", "text", ("text", "json"))
+# An exception's own words may quote what people wrote: for a machine where nobody but the developer writes.
+LOG_ERROR_TEXT = ENV.flag("LOG_ERROR_TEXT")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"()": "config.logs.LineFormatter"}, "json": {"()": "config.logs.JSONFormatter"}},
+    "formatters": {
+        "line": {"()": "config.logs.LineFormatter", "tell_errors": LOG_ERROR_TEXT},
+        "json": {"()": "config.logs.JSONFormatter"},
+    },
     "filters": {"unhandled": {"()": "config.logs.UnhandledOnly"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json" if LOG_FORMAT == "json" else "line"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
