@@ -7,12 +7,11 @@ was ended elsewhere stops working at the next question.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from importlib import import_module
 
-from django.conf import settings
-from django.contrib.sessions.backends.base import SessionBase
+from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from accounts.models import User
@@ -26,7 +25,7 @@ class SessionExpired(Exception):
 
 def owner_of(session_key: str) -> User | None:
     """The person behind the session, None before their first message. Raises SessionExpired. Two queries."""
-    return _owner(_session(session_key))
+    return _owner(_living(Session.objects.all(), session_key))
 
 
 def ensure_owner(session_key: str) -> User:
@@ -38,14 +37,12 @@ def ensure_owner(session_key: str) -> User:
     if owner:
         return owner
     with transaction.atomic():
-        if not Session.objects.select_for_update().filter(session_key=session_key).exists():
-            raise SessionExpired
-        session = _session(session_key)
+        session = _living(Session.objects.select_for_update(), session_key)
         owner = _owner(session)
         if owner is None:
             owner = User.objects.create(kind=User.Kind.GUEST)
-            session[SESSION_FIELD] = str(owner.pk)
-            session.save()
+            session.session_data = SessionStore().encode({**session.get_decoded(), SESSION_FIELD: str(owner.pk)})
+            session.save(update_fields=["session_data"])
     return owner
 
 
@@ -56,15 +53,13 @@ def forget_unseen(days: int) -> int:
     return deleted
 
 
-def _session(session_key: str) -> SessionBase:
-    store = import_module(settings.SESSION_ENGINE).SessionStore
-    # A key that no row has would be read as an empty session, and saved as a new one.
-    if not session_key or not store().exists(session_key):
+def _living(sessions: QuerySet[Session], session_key: str) -> Session:
+    session = sessions.filter(session_key=session_key, expire_date__gt=timezone.now()).first()
+    if session is None:
         raise SessionExpired
-    session: SessionBase = store(session_key)
     return session
 
 
-def _owner(session: SessionBase) -> User | None:
-    key = session.get(SESSION_FIELD)
+def _owner(session: Session) -> User | None:
+    key = session.get_decoded().get(SESSION_FIELD)
     return User.objects.filter(pk=key, is_active=True).first() if key else None

@@ -16,11 +16,12 @@ PATIENCE_S = 30.0
 
 
 class SlowReader(Exception):
-    """Nothing was acknowledged for PATIENCE_S while the window was full."""
+    """The window was full, and nothing was acknowledged for as long as we wait."""
 
 
 class Window:
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self._patience_s = patience_s
         self._sent: deque[tuple[EventId, int]] = deque()
         self._outstanding = 0
         self._acknowledged = asyncio.Event()
@@ -42,7 +43,7 @@ class Window:
         while self._outstanding >= UNACKNOWLEDGED_MAX_BYTES:
             self._acknowledged.clear()
             try:
-                async with asyncio.timeout(PATIENCE_S):
+                async with asyncio.timeout(self._patience_s):
                     await self._acknowledged.wait()
             except TimeoutError:
                 raise SlowReader from None

@@ -26,6 +26,8 @@ log = logging.getLogger("worker")
 
 CONTROL_BLOCK_MS = 1000
 RETRY_S = 0.5
+# What an aborted answer has to store what it wrote.
+LAST_WRITES_S = 3.0
 # Stops that come before their generation has reached the engine are remembered for this many.
 EARLY_STOPS = 1000
 
@@ -59,12 +61,10 @@ class Host:
             thread.start()
 
     def close(self) -> None:
-        """Leave the list of workers and end the engine; what still runs is cancelled. Blocks until it has stopped."""
-        self.leave()
+        """End the engine; an answer that still runs breaks. Blocks until it has stopped."""
         self._engine.close()
 
-    def leave(self) -> None:
-        """Say that this worker takes no more; what runs goes on."""
+    def _leave(self) -> None:
         self._closing.set()
         try:
             workers.retire(self.name)
@@ -72,14 +72,13 @@ class Host:
             log.warning("left without a word: Redis does not answer", extra={"worker": self.name})
 
     def drain(self, patience_s: float) -> None:
-        """Take no more, give running answers `patience_s` to end, then abort the rest. Blocks."""
-        self.leave()
-        deadline = time.monotonic() + patience_s
-        while self._handles and time.monotonic() < deadline:
-            time.sleep(0.05)
+        """Leave the list of workers, give running answers `patience_s` to end, then abort the rest. Blocks."""
+        self._leave()
+        self._wait_for_answers(patience_s)
         self.drained = True
         for generation_id in list(self._handles):
             self.abort(generation_id)
+        self._wait_for_answers(LAST_WRITES_S)
 
     def prompt(self, turns: Sequence[Turn], max_tokens: int) -> prompts.Prompt | None:
         """The prompt's token ids, cut to the context; None where the newest message alone does not fit."""
@@ -113,6 +112,11 @@ class Host:
             handle = self._handles.pop(generation_id, None)
         if handle is not None:
             self._engine.abort(handle)
+
+    def _wait_for_answers(self, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
+        while self._handles and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def _listen(self) -> None:
         """Carry out what arrives on the control stream, until the process ends."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
-from celery import Celery, bootsteps, signals
+from celery import Celery, bootsteps
 from celery.exceptions import SecurityWarning
 from django.conf import settings
 
@@ -38,10 +37,11 @@ class EngineStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         runner.host = _host(parent.hostname, self.spec, self.device)
-        signals.worker_shutting_down.connect(_drain, weak=False)
 
     def stop(self, parent: Any) -> None:
+        """Steps stop in reverse: tasks are no longer taken, and those that run wait for the engine. So it drains."""
         if runner.host is not None:
+            runner.host.drain(DRAIN_S)
             runner.host.close()
 
 
@@ -82,12 +82,6 @@ def _host(name: str, spec: ModelSpec, device: str) -> Any:
     host.start()
     log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": str(loaded.device)})
     return host
-
-
-def _drain(**signal: Any) -> None:
-    """Celery's warm shutdown has begun: it takes no more tasks and waits for those that run; so they must end."""
-    if runner.host is not None:
-        threading.Thread(target=runner.host.drain, args=[DRAIN_S], name="drain", daemon=True).start()
 
 
 def _cores() -> int:

@@ -105,7 +105,10 @@ class Socket:
         self.put(type="follow", generation=generation, after=after)
 
     def read(
-        self, generation: str, answer: Answer | None = None, until: Callable[[Answer], object] = lambda answer: answer.done
+        self,
+        generation: str,
+        answer: Answer | None = None,
+        until: Callable[[Answer], object] = lambda answer: answer.done,
     ) -> Answer:
         """Take a generation's frames, acknowledging each, until it is done or `until` holds."""
         answer = answer or Answer()
@@ -119,6 +122,16 @@ class Socket:
             if "id" in frame:
                 self.put(type="ack", generation=generation, id=frame["id"])
         return answer
+
+    def stop_all(self, sent: list[Frame]) -> dict[str, Frame]:
+        """Stop these generations; the `done` frame of each by its id."""
+        done: dict[str, Frame] = {}
+        for frame in sent:
+            self.put(type="stop", generation=frame["generation"])
+        while len(done) < len(sent):
+            frame = self.until(lambda frame: frame["type"] == "done")
+            done[frame["generation"]] = frame
+        return done
 
     def answer(self, content: str, model: str, **fields: Any) -> tuple[Frame, Answer]:
         """Ask, and read to the end."""

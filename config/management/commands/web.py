@@ -7,6 +7,8 @@ from daphne.server import Server
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
+from inference.availability import catalog
+
 
 class Command(BaseCommand):
     help = "Serve pages and the chat's WebSocket until SIGTERM."
@@ -15,7 +17,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         from config.asgi import application
 
-        Server(
+        catalog()
+        server = Server(
             application=application,
             endpoints=build_endpoint_description_strings(host=settings.HOST, port=settings.PORT),
             # Access lines would hold addresses and query strings; config.requests logs what may be kept.
@@ -25,4 +28,11 @@ class Command(BaseCommand):
             ping_timeout=20,
             websocket_timeout=-1,
             server_name="lambda-chat",
-        ).run()
+            ready_callable=lambda: self._close_with_a_code(server),
+        )
+        server.run()
+
+    @staticmethod
+    def _close_with_a_code(server: Server) -> None:
+        """A frame that is too large or no UTF-8 ends with 1009 or 1007, where Daphne would just hang up."""
+        server.ws_factory.setProtocolOptions(failByDrop=False)

@@ -1,0 +1,110 @@
+"""Coming back: a reload, a lost network, another way in. Nothing is missing and nothing comes twice."""
+
+from __future__ import annotations
+
+import json
+
+from inference import stream
+from tests.browser_client import Answer, Guest
+from tests.stack import SLOW, TINY, Stack
+from tests.tiny.replies import COUNT, HELLO, REPLIES
+
+LENGTH = {"max_tokens": 120}
+
+
+def test_a_reload_in_mid_answer_shows_what_is_saved_and_streams_the_rest(stack: Stack, guest: Guest) -> None:
+    stack.worker(SLOW)
+    with guest.socket() as socket:
+        sent = socket.ask(COUNT, SLOW, options=LENGTH)
+        socket.read(sent["generation"], until=lambda answer: len(answer.text) > 60)
+    saved = guest.stored(sent)
+    assert saved["generation"]["state"] == "running"
+    answer = Answer()
+    answer.text, answer.last = saved["text"], saved["generation"]["cursor"]
+    with guest.socket() as socket:
+        socket.follow(sent["generation"], saved["generation"]["cursor"])
+        socket.read(sent["generation"], answer)
+    assert not any(frame["type"] == "replace" for frame in answer.frames)
+    assert answer.text == guest.stored(sent)["text"]
+    assert REPLIES[COUNT].startswith(answer.text)
+    assert answer.done["usage"]["completion_tokens"] == 120
+
+
+def test_following_from_nothing_gives_everything_from_the_first_character(stack: Stack, guest: Guest) -> None:
+    stack.worker(SLOW)
+    with guest.socket() as socket:
+        sent = socket.ask(COUNT, SLOW, options=LENGTH)
+        socket.read(sent["generation"], until=lambda answer: len(answer.text) > 20)
+        socket.follow(sent["generation"])
+        answer = socket.read(sent["generation"], Answer())
+    assert answer.text == guest.stored(sent)["text"]
+
+
+def test_following_from_every_event_gives_exactly_the_rest(stack: Stack, guest: Guest) -> None:
+    stack.worker(SLOW)
+    with guest.socket() as socket:
+        sent, whole = socket.answer(COUNT, SLOW, options={"max_tokens": 40})
+        events = [frame for frame in whole.frames if frame["type"] == "delta"]
+        for place in range(len(events)):
+            answer = Answer()
+            answer.text = "".join(frame["text"] for frame in events[: place + 1])
+            answer.last = events[place]["id"]
+            socket.follow(sent["generation"], events[place]["id"])
+            assert socket.read(sent["generation"], answer).text == whole.text
+
+
+def test_a_finished_answer_is_followed_from_postgresql_when_the_log_is_gone(stack: Stack, guest: Guest) -> None:
+    stack.worker(TINY)
+    with guest.socket() as socket:
+        sent, _ = socket.answer(HELLO, TINY)
+        stream.client().delete(stream.key(sent["generation"]))
+        socket.follow(sent["generation"])
+        answer = socket.read(sent["generation"], Answer())
+    assert answer.text == REPLIES[HELLO]
+    assert answer.done["state"] == "done"
+
+
+def test_a_log_that_vanishes_in_mid_answer_loses_no_text(stack: Stack, guest: Guest) -> None:
+    stack.worker(SLOW)
+    with guest.socket() as socket:
+        sent = socket.ask(COUNT, SLOW, options=LENGTH)
+        answer = socket.read(sent["generation"], until=lambda answer: len(answer.text) > 30)
+        stream.client().delete(stream.key(sent["generation"]))
+        socket.read(sent["generation"], answer)
+    assert answer.text == guest.stored(sent)["text"]
+    assert answer.done["usage"]["completion_tokens"] == 120
+
+
+def test_a_place_that_never_was_gets_the_whole_text_instead_of_a_wrong_rest(stack: Stack, guest: Guest) -> None:
+    stack.worker(TINY)
+    with guest.socket() as socket:
+        sent, _ = socket.answer(HELLO, TINY)
+        socket.follow(sent["generation"], "9-999")
+        answer = socket.read(sent["generation"], Answer())
+    assert answer.text == REPLIES[HELLO]
+
+
+def test_server_sent_events_carry_the_same_frames_and_resume(stack: Stack, guest: Guest) -> None:
+    stack.worker(SLOW)
+    with guest.socket() as socket:
+        sent = socket.ask(COUNT, SLOW, options={"max_tokens": 40})
+    address = f"/generations/{sent['generation']}/events"
+    first = _events(guest, address, stop_after=3)
+    rest = _events(guest, address, headers={"Last-Event-ID": first[-1]["id"]})
+    answer = Answer()
+    for frame in first + rest:
+        answer.take(frame)
+    assert answer.text == guest.stored(sent)["text"] != ""
+    assert rest[-1]["type"] == "done"
+
+
+def _events(guest: Guest, address: str, stop_after: int = 10**9, headers: dict[str, str] | None = None) -> list[dict]:
+    found: list[dict] = []
+    with guest.http.stream("GET", address, headers=headers) as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                found.append(json.loads(line.removeprefix("data: ")))
+                if sum("text" in frame for frame in found) >= stop_after:
+                    break
+    return found

@@ -1,0 +1,70 @@
+"""Generations made by hand, and a stand-in that writes them as a worker does, one step at a time."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from accounts.models import User
+from chat.models import Conversation, Message
+from inference.models import Generation, Outcome, Progress
+from inference.stream import TokenLog
+from tests.stack import ABSENT
+
+
+def queued(owner: User, **fields: Any) -> Generation:
+    """A queued generation of a model that no worker serves, with the messages around it."""
+    values = {
+        "owner": owner,
+        "door": Generation.Door.CHAT,
+        "model": ABSENT,
+        "prompt": [{"role": "user", "content": "hello"}],
+        "sampling": {"temperature": 0, "top_p": 1, "top_k": 0, "max_tokens": 50, "seed": 1, "stop": []},
+        "idempotency_key": uuid.uuid4(),
+        "request_hash": b"\0" * 32,
+    }
+    generation = Generation.objects.create(**{**values, **fields})
+    conversation = Conversation.objects.create(owner=owner, title="hello", model=generation.model)
+    question = Message.objects.create(conversation=conversation, role="user", content="hello")
+    answer = Message.objects.create(conversation=conversation, parent=question, role="assistant", generation=generation)
+    conversation.leaf = answer
+    conversation.save()
+    return generation
+
+
+class HandWorker:
+    """Claims a generation and writes what it is told to."""
+
+    def __init__(self, generation: Generation, name: str = "by-hand") -> None:
+        claimed = Generation.objects.claim(generation.pk, name)
+        assert claimed is not None
+        self.generation = claimed
+        self.log = TokenLog(claimed.pk, claimed.epoch)
+        self.log.open(prompt_tokens=3, dropped_messages=0)
+        claimed.read_prompt(prompt_tokens=3, dropped_messages=0, revision="r1")
+        self.text = ""
+        self.ids: list[int] = []
+
+    def write(self, text: str) -> None:
+        """One entry of the log, one token a character."""
+        ids = [ord(character) % 1000 for character in text]
+        self.log.append(text, ids)
+        self.text += text
+        self.ids += ids
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.text, "", self.ids, self.log.seq)
+
+    def save(self) -> bool:
+        return self.generation.persist(self.progress)
+
+    def finish(self, state: str = "done") -> bool:
+        ended = self.generation.finish(Outcome(state), self.progress)
+        if ended:
+            self.log.close()
+        return ended
+
+    def lose_lease(self) -> None:
+        """Make the lease run out now, as if this worker had been gone for its length."""
+        Generation.objects.filter(pk=self.generation.pk).update(lease_until="2020-01-01T00:00:00Z")
