@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 from django.conf import settings
@@ -64,7 +65,9 @@ class Supervisor:
             signal.signal(number, self._on_signal)
         lock = _lock_data_dir()
         try:
-            _check_disk()
+            problem = disk_problem(settings.DATA_DIR, free_bytes=shutil.disk_usage(settings.DATA_DIR).free)
+            if problem:
+                raise CannotRun(problem)
             _check_port()
             specs = _models_to_run()
             self._start_servers()
@@ -202,13 +205,12 @@ def _lock_data_dir() -> IO[str]:
     return file
 
 
-def _check_disk() -> None:
-    free = shutil.disk_usage(settings.DATA_DIR).free
-    if free < FREE_DISK_MIN_BYTES:
-        raise CannotRun(
-            f"{settings.DATA_DIR} has {free / 1e6:,.0f} MB free, and {FREE_DISK_MIN_BYTES / 1e6:,.0f} MB are needed; "
-            "free some, or set DATA_DIR to another disk."
-        )
+def disk_problem(folder: Path, *, free_bytes: int) -> str:
+    """Why there is too little room, in one sentence; empty where there is enough."""
+    if free_bytes >= FREE_DISK_MIN_BYTES:
+        return ""
+    needed, free = f"{FREE_DISK_MIN_BYTES / 1e6:,.0f} MB", f"{free_bytes / 1e6:,.0f} MB"
+    return f"{folder} has {free} free, and {needed} are needed; free some, or set DATA_DIR to another disk."
 
 
 def _check_port() -> None:

@@ -12,30 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from django.conf import settings
-from django.core.management import CommandError, call_command
 
-from inference import catalog, weights
-from inference.catalog import ModelSpec
+from inference import weights
 from inference.engine import revision
 from inference.engine.loading import load
 from inference.weights.errors import check_space
+from tests.inference.declared import declare
 from tests.inference.hub_server import COMMIT, Hub, serving
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = """
-[[model]]
-slug = "tiny"
-name = "Tiny"
-maker = "Tests"
-description = "A model."
-licence = "MIT"
-source = "{source}"
-{more}
-context_length = 1024
-prices = {{ prompt = 0, cached_prompt = 0, completion = 0 }}
-default = true
-"""
 # In a process of its own: the hub's client reads its environment when it is imported.
 PULL = """
 import json, sys
@@ -48,12 +33,6 @@ except weights.WeightsError as error:
     sys.exit(str(error))
 """
 Seen = list[tuple[str, int, int]]
-
-
-def declare(folder: Path, source: str, more: str = "") -> ModelSpec:
-    path = folder / "models.toml"
-    path.write_text(MODEL.format(source=source, more=more))
-    return catalog.load(path).default
 
 
 @pytest.fixture
@@ -120,6 +99,7 @@ def test_a_killed_pull_leaves_no_half_model_and_the_next_one_goes_on(hub: Hub, t
     partial = tmp_path / "models" / ".partial" / spec.folder_name / COMMIT
     deadline = time.monotonic() + 60
     while not (partial / "tokenizer.json").exists() or not any(f.stat().st_size for f in partial.rglob("*.incomplete")):
+        assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.kill()
@@ -277,60 +257,6 @@ def test_a_model_served_elsewhere_has_no_weights_here(tmp_path: Path) -> None:
     assert not weights.is_ready(spec, tmp_path)
     with pytest.raises(weights.WeightsError, match="runs in an engine elsewhere"):
         weights.pull(spec, tmp_path, lambda *step: None)
-
-
-@pytest.fixture
-def declared_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """manage.py reads the catalog that the test writes."""
-    monkeypatch.setattr(settings, "MODELS_FILE", tmp_path / "models.toml")
-    monkeypatch.setattr(settings, "MODELS_DIR", tmp_path / "models")
-
-
-@pytest.mark.usefixtures("declared_here")
-def test_the_command_lists_pulls_and_checks(
-    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    declare(tmp_path, f"path:{tiny_model_dir}")
-    call_command("models", "list")
-    call_command("models", "pull")
-    call_command("models", "check")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["tiny", "ready", "Tiny,", "MIT,", "default"]
-    found = revision.read(tiny_model_dir)
-    assert lines[1:] == [f"tiny is ready, revision {found}.", f"tiny: ready, revision {found}."]
-
-
-@pytest.mark.usefixtures("declared_here")
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["pull", "other"], "There is no model 'other'."),
-        (["pull", "tiny"], "runs in an engine elsewhere"),
-    ],
-)
-def test_the_command_answers_a_mistake_with_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
-    declare(tmp_path, "openai:http://127.0.0.1:8001/v1")
-    with pytest.raises(CommandError, match=sentence):
-        call_command("models", *arguments)
-
-
-@pytest.mark.usefixtures("declared_here")
-def test_the_check_tells_what_cannot_be_run(
-    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    declare(tmp_path, "openai:http://127.0.0.1:8001/v1")
-    call_command("models", "check")
-    assert "an engine elsewhere, which is not supported yet" in capsys.readouterr().out
-    declare(tmp_path, "hub:org/tiny@main")
-    with pytest.raises(CommandError, match="1 of 1 models cannot be run"):
-        call_command("models", "check")
-    assert "tiny: not fetched;" in capsys.readouterr().out
-    declare(tmp_path, f"path:{tiny_model_dir}")
-    text = (tmp_path / "models.toml").read_text()
-    (tmp_path / "models.toml").write_text(text.replace("1024", "9999"))
-    with pytest.raises(CommandError, match="1 of 1 models cannot be run"):
-        call_command("models", "check")
-    assert "a context of 9999 tokens, but it has only 4096" in capsys.readouterr().out
 
 
 @pytest.mark.default_model

@@ -1,0 +1,115 @@
+// An answer: who gives it, what is known while it is awaited, its text, and how it ended.
+
+import { cloneTemplate, part, setText } from "../helpers/elements.js";
+import { count, formatFigures, ordinal } from "../helpers/format.js";
+import { RichText } from "./rich_text.js";
+
+const TRY_AGAIN = new Set(["failed", "interrupted"]);
+
+export class AssistantMessage {
+  element = cloneTemplate("assistant-message-template");
+  #parts = new Map();
+  #richText;
+
+  /** `key` names the message to the renderer. */
+  constructor({ key, renderer }) {
+    for (const element of this.element.querySelectorAll("[data-part]")) {
+      this.#parts.set(element.dataset.part, element);
+    }
+    this.#richText = new RichText(part(this.element, "text"), { renderer, id: key });
+  }
+
+  connect() {
+    this.#richText.connect();
+  }
+
+  disconnect() {
+    this.#richText.disconnect();
+    this.element.remove();
+  }
+
+  /** `isLast` tells whether the answer can be asked for again. */
+  update({ id, generation }, { isLast }) {
+    const { element } = this;
+    element.dataset.messageId = id ?? "";
+    element.dataset.state = generation.state;
+    element.rawText = generation.text;
+    element.setAttribute("aria-label", `Answer of ${generation.modelName}`);
+    setText(this.#part("by"), generation.modelName);
+    this.#richText.show(generation.text);
+    this.#updateNotice(generation);
+    this.#updateReasoning(generation);
+    this.#updateWaiting(generation);
+    this.#updateOutcome(generation, isLast);
+    this.#updateFoot(generation, isLast);
+  }
+
+  #part(name) {
+    return this.#parts.get(name);
+  }
+
+  #updateNotice({ droppedMessages }) {
+    const notice = this.#part("notice");
+    show(notice, droppedMessages > 0, "notice");
+    setText(this.#part("notice-text"), droppedMessages > 0 ? droppedSentence(droppedMessages) : "");
+  }
+
+  #updateReasoning({ reasoning, text, final }) {
+    this.#part("reasoning").hidden = reasoning === "";
+    setText(this.#part("reasoning-label"), text === "" && !final ? "Thinking" : "Thoughts");
+    setText(this.#part("reasoning-text"), reasoning);
+  }
+
+  #updateWaiting(generation) {
+    const { state, position, text, final, stopping } = generation;
+    const isWaiting = !final && text === "";
+    this.#part("waiting").hidden = !isWaiting;
+    let sentence = "";
+    if (stopping) sentence = "Stopping…";
+    else if (state === "queued" && position !== null) sentence = placeInLine(position);
+    setText(this.#part("waiting-text"), sentence);
+    this.element.ariaBusy = String(!final);
+  }
+
+  #updateOutcome(generation, isLast) {
+    const outcome = this.#part("outcome");
+    const sentence = outcomeSentence(generation);
+    show(outcome, sentence !== "", generation.state === "failed" ? "error" : "notice");
+    outcome.dataset.kind = generation.state;
+    setText(this.#part("outcome-text"), sentence);
+    this.#part("outcome-retry").hidden = !(isLast && TRY_AGAIN.has(generation.state));
+    this.#part("edit").hidden = !(isLast && generation.error?.code === "context_exceeded");
+  }
+
+  #updateFoot(generation, isLast) {
+    const hasText = generation.text !== "";
+    this.#part("foot").hidden = !generation.final || (!hasText && TRY_AGAIN.has(generation.state));
+    // Where the outcome offers it in words, a second button would only repeat it.
+    this.#part("retry").hidden = !isLast || TRY_AGAIN.has(generation.state);
+    setText(this.#part("figures"), formatFigures(generation));
+  }
+}
+
+function droppedSentence(dropped) {
+  const what = dropped === 1 ? "first message no longer fits" : `first ${count(dropped, "message")} no longer fit`;
+  return `The ${what} into this model’s context and ${dropped === 1 ? "was" : "were"} left out.`;
+}
+
+function placeInLine(position) {
+  return position === 1 ? "Next in line" : `${ordinal(position)} in line`;
+}
+
+function outcomeSentence({ state, error, finishReason, text }) {
+  if (state === "cancelled") return text === "" ? "Stopped before the first word." : "Stopped";
+  if (state === "interrupted") return "The model’s worker stopped in mid-answer. What it wrote is kept.";
+  if (state === "failed") return error?.message ?? "The answer failed. Your message is stored; try again.";
+  if (finishReason === "length") return "Reached the length limit.";
+  return "";
+}
+
+/** The hook for tests is there only with what it names. */
+function show(element, isShown, hook) {
+  element.hidden = !isShown;
+  if (isShown) element.dataset.testid = hook;
+  else delete element.dataset.testid;
+}

@@ -1,0 +1,124 @@
+// The messages of the conversation on the screen, or what stands in their place: the empty page, a wait, a failure.
+
+import { copyText } from "../helpers/clipboard.js";
+import { cloneTemplate, emit, oncePerFrame, part } from "../helpers/elements.js";
+import { AssistantMessage } from "./assistant_message.js";
+import { EmptyPage } from "./empty_page.js";
+import { UserMessage } from "./user_message.js";
+
+const COPIED_MS = 1_500;
+const FAILURES = {
+  missing: "There is no such conversation. It may have been deleted, or it belongs to another browser.",
+  unreachable: "The conversation could not be fetched. It is stored; the network or the server did not answer.",
+};
+
+export class Transcript {
+  #element;
+  #chat;
+  #catalog;
+  #renderer;
+  #messages = new Map();
+  #placeholder = null;
+  #update = oncePerFrame(() => this.#render());
+
+  constructor(element, { chat, catalog, renderer }) {
+    this.#element = element;
+    this.#chat = chat;
+    this.#catalog = catalog;
+    this.#renderer = renderer;
+  }
+
+  connect() {
+    this.#chat.addEventListener("change", this.#update);
+    // What the reader did is on the screen at once; what the server sends, once a frame.
+    this.#chat.addEventListener("opened", this.#render);
+    this.#chat.addEventListener("asked", this.#render);
+    this.#catalog.addEventListener("change", this.#update);
+    this.#element.addEventListener("click", this.#clicked);
+    this.#render();
+  }
+
+  disconnect() {
+    this.#chat.removeEventListener("change", this.#update);
+    this.#chat.removeEventListener("opened", this.#render);
+    this.#chat.removeEventListener("asked", this.#render);
+    this.#catalog.removeEventListener("change", this.#update);
+    this.#element.removeEventListener("click", this.#clicked);
+  }
+
+  #render = () => {
+    const { conversation, view } = this.#chat;
+    const placeholder = view === "shown" && conversation.messages.length === 0 ? "empty" : view;
+    this.#showPlaceholder(placeholder);
+    this.#showMessages(placeholder === "shown" ? conversation.messages : []);
+  };
+
+  #showPlaceholder(name) {
+    if (this.#placeholder?.name !== name) {
+      // The first one replaces what the server has put there.
+      if (this.#placeholder === null) this.#element.replaceChildren();
+      this.#placeholder?.element?.remove();
+      this.#placeholder = { name, ...this.#makePlaceholder(name) };
+      if (this.#placeholder.element) this.#element.append(this.#placeholder.element);
+    }
+    this.#placeholder.component?.update(this.#catalog);
+  }
+
+  #makePlaceholder(name) {
+    if (name === "shown") return {};
+    if (name === "empty") {
+      const component = new EmptyPage();
+      return { component, element: component.element };
+    }
+    const element = cloneTemplate(name === "loading" ? "loading-template" : "failure-template");
+    if (name in FAILURES) {
+      part(element, "text").textContent = FAILURES[name];
+      element.querySelector('[data-action="reopen"]').hidden = name === "missing";
+    }
+    return { element };
+  }
+
+  #showMessages(messages) {
+    const keys = new Set(messages.map(({ key }) => key));
+    for (const [key, component] of this.#messages) {
+      if (keys.has(key)) continue;
+      component.disconnect();
+      this.#messages.delete(key);
+    }
+    let previous = null;
+    messages.forEach((message, index) => {
+      const component = this.#messages.get(message.key) ?? this.#add(message);
+      const next = previous ? previous.nextElementSibling : this.#element.firstElementChild;
+      if (component.element !== next) this.#element.insertBefore(component.element, next);
+      component.update(message, { isLast: index === messages.length - 1 });
+      previous = component.element;
+    });
+  }
+
+  #add({ key, role }) {
+    const component = role === "user" ? new UserMessage() : new AssistantMessage({ key, renderer: this.#renderer });
+    component.connect();
+    this.#messages.set(key, component);
+    return component;
+  }
+
+  #clicked = ({ target }) => {
+    const button = target.closest("[data-action]");
+    const action = button?.dataset.action;
+    if (action === "copy") this.#copy(button);
+    else if (action === "retry") emit(this.#element, "chat:retry");
+    else if (action === "edit") emit(this.#element, "chat:edit");
+    else if (action === "reopen") emit(this.#element, "chat:open", { conversation: this.#chat.conversation.id });
+    else if (action === "prompt") emit(this.#element, "chat:send", { content: button.textContent });
+  };
+
+  async #copy(button) {
+    if (!(await copyText(button.closest(".message").rawText))) return;
+    button.dataset.done = "";
+    button.setAttribute("aria-label", "Copied");
+    setTimeout(() => {
+      delete button.dataset.done;
+      button.setAttribute("aria-label", "Copy");
+    }, COPIED_MS);
+  }
+}

@@ -1,0 +1,174 @@
+// The chat page: makes the models and the components, and carries the components' wishes to the models.
+
+import { AlertLine } from "./components/alert_line.js";
+import { Announcer } from "./components/announcer.js";
+import { Composer } from "./components/composer.js";
+import { ConnectionLine } from "./components/connection_line.js";
+import { ConversationList } from "./components/conversation_list.js";
+import { ModelPicker } from "./components/model_picker.js";
+import { PageTitle } from "./components/page_title.js";
+import { ScrollKeeper } from "./components/scroll_keeper.js";
+import { Sidebar } from "./components/sidebar.js";
+import { ThemeSwitch } from "./components/theme_switch.js";
+import { Transcript } from "./components/transcript.js";
+import { MODELS_RESOURCE } from "./helpers/addresses.js";
+import { part } from "./helpers/elements.js";
+import { COMPOSITION_KEY_CODE, IS_MAC, isNewChatShortcut } from "./helpers/keyboard.js";
+import { fetchUnlessAway } from "./helpers/resources.js";
+import { Catalog } from "./models/catalog.js";
+import { Chat } from "./models/chat.js";
+import { Connection } from "./models/connection.js";
+import { Drafts } from "./models/drafts.js";
+import { Generations } from "./models/generations.js";
+import { MarkdownRenderer } from "./models/markdown.js";
+import { Navigation } from "./models/navigation.js";
+import { Outbox } from "./models/outbox.js";
+import { Summaries } from "./models/summaries.js";
+
+// After this long in the background a page may have missed what happened in other tabs.
+const STALE_AFTER_MS = 15_000;
+// How often a page whose model is not running asks whether it is.
+const MODEL_CHECK_MS = 10_000;
+
+const app = document.getElementById("app");
+const page = JSON.parse(document.getElementById("page-data").textContent);
+
+const connection = new Connection({ address: socketAddress(), serverAnswers });
+const generations = new Generations(connection);
+const outbox = new Outbox();
+const drafts = new Drafts();
+const summaries = new Summaries(page);
+const catalog = new Catalog(page.models);
+const renderer = new MarkdownRenderer(app.dataset.markdownWorker);
+const chat = new Chat({ connection, generations, outbox, summaries });
+const navigation = new Navigation(chat);
+
+chat.show(page.conversation);
+catalog.select(chat.conversation.model);
+
+const byId = (id) => document.getElementById(id);
+const main = byId("main");
+const composer = new Composer(byId("composer"), { chat, catalog, drafts, limits: page.limits });
+const alertLine = new AlertLine(byId("alert"));
+const sidebar = new Sidebar(byId("sidebar"), { button: byId("sidebar-button"), backdrop: part(app, "backdrop"), main });
+const transcript = new Transcript(byId("transcript"), { chat, catalog, renderer });
+const scrollKeeper = new ScrollKeeper(byId("scroll"), { content: byId("transcript"), jump: byId("jump") });
+const components = [
+  transcript,
+  scrollKeeper,
+  composer,
+  alertLine,
+  sidebar,
+  new ModelPicker(byId("picker"), { button: byId("picker-button"), catalog }),
+  new ConversationList(byId("conversations"), { summaries, chat }),
+  new ConnectionLine(byId("connection"), { connection }),
+  new PageTitle(byId("title"), { chat, summaries }),
+  new ThemeSwitch(byId("theme-switch")),
+  new Announcer(byId("announcer"), { chat }),
+];
+for (const component of components) component.connect();
+
+listenToComponents();
+listenToModels();
+listenToReader();
+navigation.start();
+resumeStored();
+connection.start(() => generations.expectsFrames);
+if (!matchMedia("(any-pointer: coarse)").matches) composer.focus();
+
+function listenToComponents() {
+  app.addEventListener("chat:send", ({ detail }) => ask(detail.content));
+  app.addEventListener("chat:stop", () => chat.stop());
+  app.addEventListener("chat:retry", () => askAgain());
+  app.addEventListener("chat:edit", () => composer.giveBack(chat.conversation.lastQuestion.text));
+  app.addEventListener("chat:open", ({ detail }) => go(detail.conversation));
+  app.addEventListener("chat:model", () => composer.focus());
+  app.addEventListener("chat:reload", () => location.reload());
+  app.addEventListener("click", (event) => {
+    if (!event.target.closest('[data-action="new-chat"]') || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go(null);
+  });
+}
+
+function listenToModels() {
+  chat.addEventListener("opened", () => {
+    catalog.select(chat.conversation.model);
+    alertLine.hide();
+    scrollKeeper.pin();
+  });
+  chat.addEventListener("refused", ({ detail }) => {
+    if (detail.conversation === chat.conversation.id) {
+      if (detail.content !== null) composer.giveBack(detail.content);
+      alertLine.show(detail.message);
+    } else if (detail.content !== null) {
+      drafts.giveBack(detail.conversation, detail.content);
+    }
+  });
+  chat.addEventListener("trouble", ({ detail }) => alertLine.show(detail.message));
+  // Also after the first one: something may have happened between the page and its socket.
+  connection.addEventListener("open", refresh);
+}
+
+function listenToReader() {
+  document.addEventListener("keydown", (event) => {
+    if (isNewChatShortcut(event)) {
+      event.preventDefault();
+      go(null);
+    } else if (event.key === "Escape" && !event.isComposing && event.keyCode !== COMPOSITION_KEY_CODE) {
+      chat.stop();
+    }
+  });
+  let hiddenAt = 0;
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState === "hidden") hiddenAt = Date.now();
+    else if (Date.now() - hiddenAt > STALE_AFTER_MS) refresh();
+  });
+  setInterval(() => {
+    if (document.visibilityState === "visible" && catalog.chosen?.state !== "ready") catalog.refresh();
+  }, MODEL_CHECK_MS);
+  part(app, "shortcut").textContent = IS_MAC ? "⇧⌘O" : "Ctrl ⇧ O";
+}
+
+function refresh() {
+  chat.refresh();
+  summaries.refresh();
+}
+
+function ask(content) {
+  const { chosen } = catalog;
+  if (chat.busy || !chosen) return;
+  alertLine.hide();
+  chat.send({ content, model: chosen.slug, modelName: chosen.name });
+  scrollKeeper.pin();
+}
+
+function askAgain() {
+  const { chosen } = catalog;
+  if (!chosen) return;
+  alertLine.hide();
+  chat.regenerate({ model: chosen.slug, modelName: chosen.name });
+  scrollKeeper.pin();
+}
+
+function go(conversation) {
+  sidebar.close();
+  navigation.go(conversation);
+  if (!matchMedia("(any-pointer: coarse)").matches) composer.focus();
+}
+
+/** What an earlier page of this tab sent without hearing back; one that was never built is a draft again. */
+function resumeStored() {
+  for (const entry of Outbox.stored()) {
+    if (entry.frame || entry.conversation === chat.conversation.id) chat.resume(entry);
+    else drafts.giveBack(entry.conversation, entry.content);
+  }
+}
+
+async function serverAnswers() {
+  return (await fetchUnlessAway(MODELS_RESOURCE)) !== null;
+}
+
+function socketAddress() {
+  return new URL(app.dataset.socket, location.href.replace(/^http/, "ws")).href;
+}

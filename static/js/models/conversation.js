@@ -1,0 +1,120 @@
+// The messages of one conversation as the page knows them: what the server has stored, and what was asked just now.
+//
+// A message is {key, id, parent, role, text, generation, request}. `key` stays the same for as long as the page shows
+// it; `id` is null until the server has told it; `request` is the key of the request that it waits for, or null. An
+// assistant message's text is its generation's.
+
+import { Generation } from "./generation.js";
+
+export class Conversation {
+  id;
+  title = "";
+  model = null;
+  messages = [];
+  /** Counts changes made here, so that an older answer of the server can be told from a newer one. */
+  revision = 0;
+  #replaced = new Map();
+
+  constructor(id = null) {
+    this.id = id;
+  }
+
+  get last() {
+    return this.messages.at(-1);
+  }
+
+  get lastQuestion() {
+    return this.messages.findLast(({ role }) => role === "user");
+  }
+
+  /** The generation that is on its way; undefined where the last answer is final or there is none. */
+  get running() {
+    const generation = this.last?.generation;
+    return generation && !generation.final ? generation : undefined;
+  }
+
+  /** The key of the request at the end that the server has not answered. */
+  get request() {
+    return this.last?.request ?? null;
+  }
+
+  /** Shows a question, and an empty answer, before the server has heard of them. */
+  ask({ key, content, model, modelName }) {
+    this.#add({ key, role: "user", text: content, request: key });
+    this.#addAnswer({ key, model, modelName });
+  }
+
+  /** Shows an empty answer in place of the last one. */
+  askAgain({ key, model, modelName }) {
+    this.#replaced.set(key, this.messages.pop());
+    this.#addAnswer({ key, model, modelName });
+  }
+
+  /** What a request is about: for a new question the message before it, for another answer the one it replaces. */
+  subjectOf(key) {
+    if (this.#replaced.has(key)) return this.#replaced.get(key);
+    return this.messages[this.messages.findIndex(({ request }) => request === key) - 1];
+  }
+
+  /** The server has stored the request. `begin` gives the generation of an id, or makes the given one it. */
+  accept({ key, conversation, message, generation }, begin) {
+    this.id ??= conversation;
+    this.revision += 1;
+    this.#replaced.delete(key);
+    for (const pending of this.messages.filter(({ request }) => request === key)) {
+      pending.request = null;
+      if (pending.role === "user") pending.id = message;
+      else pending.generation = begin(pending.generation, generation);
+    }
+    this.#dropTwins();
+  }
+
+  /** The server has refused the request: everything is as before it. */
+  withdraw(key) {
+    this.revision += 1;
+    this.messages = this.messages.filter(({ request }) => request !== key);
+    if (this.#replaced.has(key)) this.messages.push(this.#replaced.get(key));
+    this.#replaced.delete(key);
+  }
+
+  /** Takes what the server has stored; what it does not know yet stays at the end. */
+  merge(stored, generationOf) {
+    this.id = stored.id;
+    this.title = stored.title;
+    this.model = stored.model;
+    const waiting = this.messages.filter(({ request }) => request !== null);
+    const replaced = new Set(Array.from(this.#replaced.values(), ({ id }) => id));
+    const kept = stored.messages.filter(({ id }) => !replaced.has(id));
+    this.messages = [...kept.map((message) => this.#merged(message, generationOf)), ...waiting];
+  }
+
+  #merged({ id, parent, role, text, generation: stored }, generationOf) {
+    const generation = stored && generationOf(stored, text);
+    const known =
+      this.messages.find((message) => message.id === id) ??
+      (generation && this.messages.find((message) => message.generation === generation));
+    return { key: known?.key ?? id, id, parent, role, text, generation, request: null };
+  }
+
+  #addAnswer({ key, model, modelName }) {
+    const generation = new Generation({ model, modelName });
+    this.#add({ key: `${key}:answer`, role: "assistant", text: "", request: key, generation });
+  }
+
+  #add(message) {
+    this.revision += 1;
+    this.messages.push({ id: null, parent: null, generation: null, ...message });
+  }
+
+  // A request sent again after a reload may be one whose messages the page came with.
+  #dropTwins() {
+    const seen = new Set();
+    this.messages = this.messages.filter(({ id, generation }) => {
+      const identity = id ?? generation?.id;
+      const secondTime = identity !== null && (seen.has(identity) || seen.has(generation?.id));
+      if (identity) seen.add(identity);
+      if (generation?.id) seen.add(generation.id);
+      return !secondTime;
+    });
+  }
+}

@@ -1,0 +1,101 @@
+// One answer as it is made: the text assembled from events, each taken once, and what became of it.
+
+import { compareEventIds } from "../helpers/event_ids.js";
+
+const FINAL_STATES = new Set(["done", "cancelled", "interrupted", "failed"]);
+
+export class Generation {
+  id = null;
+  state = "queued";
+  model = "";
+  modelName = "";
+  text = "";
+  reasoning = "";
+  /** The id of the last event that `text` and `reasoning` hold; null before the first. */
+  cursor = null;
+  position = null;
+  finishReason = null;
+  error = null;
+  usage = null;
+  ttftMs = null;
+  tokensPerS = null;
+  droppedMessages = 0;
+  stopping = false;
+
+  constructor({ id = null, model = "", modelName = "" }) {
+    this.id = id;
+    this.model = model;
+    this.modelName = modelName;
+  }
+
+  get final() {
+    return FINAL_STATES.has(this.state);
+  }
+
+  /** Takes what the server has stored: a Generation of docs/protocol.md and its message's text. */
+  adopt(stored, text) {
+    this.id = stored.id;
+    this.state = stored.state;
+    this.model = stored.model;
+    this.modelName = stored.model_name;
+    this.text = text;
+    this.cursor = stored.cursor;
+    this.droppedMessages = stored.dropped_messages;
+    this.#takeOutcome(stored);
+  }
+
+  /** The server sends it again from the first character. */
+  restart() {
+    this.text = "";
+    this.reasoning = "";
+    this.cursor = null;
+  }
+
+  /** Takes a frame of this generation; false where it tells nothing new. */
+  apply(frame) {
+    if (this.final) return false;
+    if (frame.type === "queued") return this.#queue(frame);
+    if (frame.type === "done") return this.#finish(frame);
+    if (compareEventIds(frame.id, this.cursor) <= 0) return false;
+    this.cursor = frame.id;
+    this.state = "running";
+    this.position = null;
+    if (frame.type === "started") this.droppedMessages = frame.dropped_messages;
+    else if (frame.type === "delta") this.#append(frame);
+    else if (frame.type === "replace") this.#replace(frame);
+    return true;
+  }
+
+  #queue(frame) {
+    if (this.state !== "queued" || this.position === frame.position) return false;
+    this.position = frame.position;
+    return true;
+  }
+
+  #append({ channel, text }) {
+    if (channel === "reasoning") this.reasoning += text;
+    else this.text += text;
+  }
+
+  #replace({ text, reasoning }) {
+    this.text = text;
+    this.reasoning = reasoning ?? "";
+  }
+
+  #finish(frame) {
+    this.state = frame.state;
+    this.cursor = frame.id ?? this.cursor;
+    this.droppedMessages = frame.dropped_messages ?? this.droppedMessages;
+    this.#takeOutcome(frame);
+    return true;
+  }
+
+  #takeOutcome({ finish_reason, error, usage, ttft_ms, tokens_per_s }) {
+    this.finishReason = finish_reason;
+    this.error = error;
+    this.usage = usage;
+    this.ttftMs = ttft_ms;
+    this.tokensPerS = tokens_per_s;
+    if (this.final) this.stopping = false;
+  }
+}

@@ -1,0 +1,66 @@
+"""manage.py models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
+
+from inference.engine import revision
+from tests.inference.declared import declare
+
+
+@pytest.fixture
+def declared_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """manage.py reads the catalog that the test writes."""
+    monkeypatch.setattr(settings, "MODELS_FILE", tmp_path / "models.toml")
+    monkeypatch.setattr(settings, "MODELS_DIR", tmp_path / "models")
+
+
+@pytest.mark.usefixtures("declared_here")
+def test_the_command_lists_pulls_and_checks(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declare(tmp_path, f"path:{tiny_model_dir}")
+    call_command("models", "list")
+    call_command("models", "pull")
+    call_command("models", "check")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["tiny", "ready", "Tiny,", "MIT,", "default"]
+    found = revision.read(tiny_model_dir)
+    assert lines[1:] == [f"tiny is ready, revision {found}.", f"tiny: ready, revision {found}."]
+
+
+@pytest.mark.usefixtures("declared_here")
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["pull", "other"], "There is no model 'other'."),
+        (["pull", "tiny"], "runs in an engine elsewhere"),
+    ],
+)
+def test_the_command_answers_a_mistake_with_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    declare(tmp_path, "openai:http://127.0.0.1:8001/v1")
+    with pytest.raises(CommandError, match=sentence):
+        call_command("models", *arguments)
+
+
+@pytest.mark.usefixtures("declared_here")
+def test_the_check_tells_what_cannot_be_run(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declare(tmp_path, "openai:http://127.0.0.1:8001/v1")
+    call_command("models", "check")
+    assert "an engine elsewhere, which is not supported yet" in capsys.readouterr().out
+    declare(tmp_path, "hub:org/tiny@main")
+    with pytest.raises(CommandError, match="1 of 1 models cannot be run"):
+        call_command("models", "check")
+    assert "tiny: not fetched;" in capsys.readouterr().out
+    declare(tmp_path, f"path:{tiny_model_dir}")
+    text = (tmp_path / "models.toml").read_text()
+    (tmp_path / "models.toml").write_text(text.replace("1024", "9999"))
+    with pytest.raises(CommandError, match="1 of 1 models cannot be run"):
+        call_command("models", "check")
+    assert "a context of 9999 tokens, but it has only 4096" in capsys.readouterr().out
