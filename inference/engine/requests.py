@@ -1,0 +1,144 @@
+"""What is asked of the engine, validated, and the handle through which the answer comes back."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from inference.types import Delta, Finished, Sampling
+
+MOST_STOPS = 16
+LONGEST_STOP = 256
+
+
+class EngineError(Exception):
+    """The engine does not take this request.
+
+    EngineError
+    ├── InvalidRequest   a value that no engine could serve; the message names it
+    ├── QueueFull        as many wait as may wait: try again later
+    └── EngineClosed     the engine takes no more requests
+    """
+
+
+class InvalidRequest(EngineError, ValueError):
+    """A value is out of its range; the message names it."""
+
+
+class QueueFull(EngineError):
+    """The engine's queue is full."""
+
+
+class EngineClosed(EngineError):
+    """The engine has been closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One validated request. resumed_ids were sampled by another engine: they count, but are not given out again."""
+
+    prompt_ids: tuple[int, ...]
+    resumed_ids: tuple[int, ...]
+    sampling: Sampling
+
+
+class Handle:
+    """One request's answer: Deltas in order, then exactly one Finished. For one consumer, on any thread."""
+
+    def __init__(self, request: Request, wake: Callable[[], None]) -> None:
+        self.request = request
+        self.aborted = threading.Event()
+        self._wake = wake
+        self._events: queue.SimpleQueue[Delta | Finished] = queue.SimpleQueue()
+        self._ended = False
+        self._drained = False
+
+    def get(self, timeout: float | None = None) -> Delta | Finished | None:
+        """The next event; None after `timeout` seconds without one, and at once when Finished has been taken."""
+        if self._drained:
+            return None
+        try:
+            event = self._events.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        self._drained = isinstance(event, Finished)
+        return event
+
+    def __iter__(self) -> Iterator[Delta | Finished]:
+        """The events that have not been taken yet, up to and including Finished. Blocks between them."""
+        while (event := self.get()) is not None:
+            yield event
+
+    def abort(self) -> None:
+        """End the request before its next forward pass. Does nothing to one that has ended."""
+        self.aborted.set()
+        self._wake()
+
+    def put(self, event: Delta | Finished) -> None:
+        """For the engine's thread alone. What comes after Finished is ignored, so that there is just one."""
+        if not self._ended:
+            self._ended = isinstance(event, Finished)
+            self._events.put(event)
+
+
+class Rate:
+    """Tokens per second of work, over the last seconds. add() is for the engine's thread, reading for any."""
+
+    WINDOW_S = 10.0
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._steps: tuple[tuple[float, float, int], ...] = ()
+
+    def add(self, tokens: int, *, began: float) -> None:
+        """Count the tokens of a step that began at the monotonic time `began` and ends now."""
+        now = monotonic()
+        self.total += tokens
+        recent = [step for step in self._steps if step[1] > now - self.WINDOW_S]
+        self._steps = (*recent[-511:], (began, now, tokens))
+
+    def per_second(self) -> float:
+        """0.0 when nothing was sampled within the window."""
+        recent = [step for step in self._steps if step[1] > monotonic() - self.WINDOW_S]
+        seconds = sum(end - begin for begin, end, _ in recent)
+        return sum(tokens for _, _, tokens in recent) / seconds if seconds else 0.0
+
+
+def validate(
+    prompt_ids: Sequence[int], resumed_ids: Sequence[int], sampling: Sampling, *, vocabulary: int, context_length: int
+) -> Request:
+    """Check every value. Raises InvalidRequest, whose message names the first that is wrong."""
+    prompt, resumed = tuple(prompt_ids), tuple(resumed_ids)
+    if not prompt:
+        raise InvalidRequest("The prompt is empty.")
+    if not all(type(token) is int and 0 <= token < vocabulary for token in prompt + resumed):
+        raise InvalidRequest(f"A token id is not an integer from 0 to {vocabulary - 1}.")
+    if len(prompt) + len(resumed) > context_length:
+        raise InvalidRequest(f"{len(prompt) + len(resumed)} tokens do not fit into a context of {context_length}.")
+    _check_sampling(sampling)
+    return Request(prompt_ids=prompt, resumed_ids=resumed, sampling=sampling)
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    if not _is_number(sampling.temperature) or sampling.temperature < 0:
+        raise InvalidRequest("temperature is not a finite number of at least 0.")
+    if not _is_number(sampling.top_p) or not 0 < sampling.top_p <= 1:
+        raise InvalidRequest("top_p is not a number above 0 and at most 1.")
+    if type(sampling.top_k) is not int or sampling.top_k < 0:
+        raise InvalidRequest("top_k is not an integer of at least 0.")
+    if type(sampling.max_tokens) is not int or sampling.max_tokens < 1:
+        raise InvalidRequest("max_tokens is not an integer of at least 1.")
+    if type(sampling.seed) is not int:
+        raise InvalidRequest("seed is not an integer.")
+    if not isinstance(sampling.stop, tuple) or len(sampling.stop) > MOST_STOPS:
+        raise InvalidRequest(f"stop is not a tuple of at most {MOST_STOPS} strings.")
+    if not all(isinstance(word, str) and 0 < len(word) <= LONGEST_STOP for word in sampling.stop):
+        raise InvalidRequest(f"A stop string does not have 1 to {LONGEST_STOP} characters.")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
