@@ -68,13 +68,11 @@ def serve(app: Celery, spec: ModelSpec, *, device: str) -> int:
 
 def _host(name: str, spec: ModelSpec, device: str) -> Any:
     # torch and transformers take seconds to import; only a process that hosts a model pays for it.
-    import torch
-
     from inference.engine.engine import Engine
-    from inference.engine.loading import load
+    from inference.engine.loading import load, set_threads
     from inference.host import Host
 
-    torch.set_num_threads(settings.WORKER_THREADS or _cores())
+    set_threads(settings.WORKER_THREADS)
     folder: Path = directory(spec, settings.MODELS_DIR)
     loaded = load(folder, device=device, dtype=spec.dtype, context_length=spec.context_length)
     engine = Engine(loaded, slots=settings.WORKER_SLOTS, pace_s=settings.WORKER_PACE_MS / 1000)
@@ -82,7 +80,3 @@ def _host(name: str, spec: ModelSpec, device: str) -> Any:
     host.start()
     log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": str(loaded.device)})
     return host
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,8 +6,6 @@ import re
 
 from playwright.sync_api import Locator, Page, expect
 
-CHOOSE = "localStorage.setItem('model', JSON.stringify(%r))"
-
 
 def choose(page: Page, slug: str) -> None:
     """Pick a model by mouse, waiting until its worker is known."""

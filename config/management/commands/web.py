@@ -18,7 +18,7 @@ class Command(BaseCommand):
         from config.asgi import application
 
         catalog()
-        server = Server(
+        server: Server = Server(
             application=application,
             endpoints=build_endpoint_description_strings(host=settings.HOST, port=settings.PORT),
             # Access lines would hold addresses and query strings; config.requests logs what may be kept.
