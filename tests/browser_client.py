@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -85,6 +85,14 @@ class Socket:
 
     def get(self, timeout_s: float = 30) -> Frame:
         return json.loads(self.connection.recv(timeout_s))  # type: ignore[no-any-return]
+
+    def rest(self, silence_s: float) -> list[Frame]:
+        """Everything that still comes, until nothing has come for a while."""
+        frames: list[Frame] = []
+        with suppress(TimeoutError):
+            while True:
+                frames.append(self.get(silence_s))
+        return frames
 
     def until(self, wanted: Callable[[Frame], object], timeout_s: float = 30) -> Frame:
         """The next frame that is wanted; those before it are dropped."""

@@ -71,21 +71,20 @@ class Stack:
         self.base = f"http://127.0.0.1:{settings.PORT}"
 
     def start(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        log = open(self.log_path(name), "ab")
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "manage.py"), *(arguments or [name])],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "LOG_LEVEL": "INFO", **environment},
-            preexec_fn=die_with_parent(signal.SIGKILL),
-        )
-        log.close()
+        with self.log_path(name).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / "manage.py"), *(arguments or [name])],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "LOG_LEVEL": "INFO", **environment},
+                preexec_fn=die_with_parent(signal.SIGKILL),
+            )
         self.processes[name] = process
         return process
 
     def worker(self, model: str, **environment: str) -> subprocess.Popen[bytes]:
-        """The worker of a model, started on first use and again where it has died. Waits until it has announced itself."""
+        """The worker of a model, started on first use and again where it has died; waits until it is ready."""
         running = self.processes.get(model)
         if running is None or running.poll() is not None:
             environment = {"WORKER_PACE_MS": str(PACE_MS.get(model, 0)), "WORKER_THREADS": "1", **environment}

@@ -142,11 +142,13 @@ def test_a_refused_message_comes_back_into_the_composer_with_a_sentence(page: Pa
     choose(page, TINY)
     # The model's worker goes away between the choice and the message: the page still offers it.
     page.evaluate(
-        """() => {
-        const send = WebSocket.prototype.send;
-        WebSocket.prototype.send = function (data) { send.call(this, data.replace('"model":"tiny"', '"model":"%s"')); };
-    }"""
-        % ABSENT
+        """absent => {
+            const send = WebSocket.prototype.send;
+            WebSocket.prototype.send = function (data) {
+                send.call(this, data.replace('"model":"tiny"', `"model":"${absent}"`));
+            };
+        }""",
+        ABSENT,
     )
     composer = page.get_by_test_id("composer")
     composer.fill("please do not lose me")

@@ -33,8 +33,7 @@ MALFORMED = {
     "content that is no text": json.dumps({**SEND, "content": ["x"]}),
     "a key that is no UUID": json.dumps({**SEND, "key": "abc"}),
     "a temperature of 3": json.dumps({**SEND, "options": {"temperature": 3}}),
-    "a temperature that is no number": '{"type":"send","key":"%s","model":"tiny","content":"x","options":{"temperature":NaN}}'
-    % UUID,
+    "a top_p that is no number": json.dumps({**SEND, "options": {"top_p": float("nan")}}),
     "five stop strings": json.dumps({**SEND, "options": {"stop": list("abcde")}}),
     "an empty stop string": json.dumps({**SEND, "options": {"stop": [""]}}),
     "a seed past 63 bits": json.dumps({**SEND, "options": {"seed": 2**63}}),

@@ -1,4 +1,4 @@
-"""A generation's life in PostgreSQL: claimed once, written by one epoch, ended once, recovered when its worker is lost."""
+"""A generation's life in PostgreSQL: claimed once, written by one epoch, ended once, recovered from loss."""
 
 from __future__ import annotations
 
