@@ -58,5 +58,5 @@ $(DEVELOPMENT): requirements-dev.txt $(RUNTIME)
 
 $(MODULES): package-lock.json package.json | $(RUNTIME)
 	@echo "Installing the browser modules…"
-	@PATH="$$PATH" deploy/npm ci --no-audit --no-fund --loglevel=error
+	@deploy/npm ci --no-audit --no-fund --loglevel=error
 	@touch $@

