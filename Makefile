@@ -3,6 +3,8 @@
 # make lint   format, lint, types, layers
 # make bench  the benchmarks
 # make setup  the set-up alone; fast when nothing has changed
+#
+# Settings may stand on the line: `make run PORT=8001 DATA_DIR=/srv/chat`; make hands them on as environment.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,14 +12,6 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 MODULES := node_modules/.installed
-
-# `make run PORT=8001 DATA_DIR=/srv/chat` sets them for the commands below.
-ifneq ($(origin PORT), undefined)
-export PORT
-endif
-ifneq ($(origin DATA_DIR), undefined)
-export DATA_DIR
-endif
 
 .PHONY: run setup test lint bench clean
 

@@ -87,7 +87,7 @@ class PageData(msgspec.Struct, frozen=True):
 
 
 def page_data(owner: User | None, conversation_id: uuid.UUID | None) -> PageData:
-    """All that a page shows. Raises NotFound and RedisError."""
+    """All that a page shows. Raises NotFound."""
     listed = conversation_list(owner, "")
     return PageData(
         conversation=conversation(owner, conversation_id) if conversation_id else None,
@@ -111,7 +111,7 @@ def conversation_list(owner: User | None, before: str) -> ConversationList:
 
 
 def models() -> list[ModelResource]:
-    """The catalog with its live load. Raises RedisError."""
+    """The catalog with its live load."""
     return [_model(listed) for listed in listing()]
 
 

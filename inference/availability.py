@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
 from django.conf import settings
 from django.db.models import Count
+from redis.exceptions import RedisError
 
 from inference import workers
 from inference.catalog import Catalog, ModelSpec, load
 from inference.models import Generation
+
+log = logging.getLogger("models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,12 @@ def catalog() -> Catalog:
 
 
 def listing() -> list[Listed]:
-    """Every model in the file's order. One query and two Redis calls; raises RedisError."""
-    ready = {announcement.model for announcement in workers.living()}
+    """Every model in the file's order; none is ready while Redis does not answer. One query and two Redis calls."""
+    try:
+        ready = {announcement.model for announcement in workers.living()}
+    except RedisError:
+        log.warning("Redis does not answer; every model is shown as not running")
+        ready = set()
     counts: Counter[tuple[str, str]] = Counter()
     for row in Generation.objects.active().values("model", "state").annotate(count=Count("id")):
         counts[row["model"], row["state"]] = row["count"]

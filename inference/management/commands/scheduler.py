@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from apscheduler.schedulers.blocking import BlockingScheduler
@@ -22,7 +23,11 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         scheduler = BlockingScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
         for job, seconds in self._jobs():
-            scheduler.add_job(_with_connection(job), "interval", seconds=seconds, name=job.__name__)
+            # Each once at the start: a laptop that is switched off every night would never reach the daily ones.
+            first = datetime.now(UTC)
+            scheduler.add_job(
+                _with_connection(job), "interval", seconds=seconds, name=job.__name__, next_run_time=first
+            )
         signal.signal(signal.SIGTERM, lambda number, frame: scheduler.shutdown(wait=False))
         scheduler.start()
 
