@@ -11,9 +11,9 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
+from channels.consumer import get_handler_name
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
@@ -58,6 +58,11 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         if await self._recheck():
             self._spawn(self._recheck_for_ever())
 
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Channels' own, but for its visit to a thread with each frame, an acknowledgement too: `_sync` closes what it
+        opens."""
+        await getattr(self, get_handler_name(message))(message)
+
     async def disconnect(self, code: int) -> None:
         for task in [*self.following.values(), *self.tasks]:
             task.cancel()
@@ -96,12 +101,16 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
 
     async def _start(self, frame: frames.Send | frames.Regenerate, operation: Callable[[], conversations.Sent]) -> None:
         sent = await _sync(operation)
+        unheard = not self.watching
         self._watch_owner()
         accepted = frames.Accepted(
             key=frame.key, conversation=sent.conversation, message=sent.message, generation=sent.generation
         )
         await self._send(accepted)
         self._follow(sent.generation, None)
+        if unheard and self.owner:
+            # A guest's first message makes the owner whose news this tab hears: its own beginning was before that.
+            await self._tell_change(self.owner, sent.generation)
 
     def _ensure_owner(self) -> User:
         self.owner = guests.ensure_owner(self.session_key)
@@ -134,7 +143,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                     async for item in items:
                         text = frames.encode(frames.outgoing(generation, item))
                         after = getattr(item, "id", after)
-                        await self.send(text_data=text)
+                        await self.base_send({"type": "websocket.send", "text": text})
                         window.sent(after, len(text))
                         await window.room()
                 return
@@ -179,12 +188,14 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                     while True:
                         for entry_id, fields in feed.after(cursor):
                             cursor = entry_id
-                            generation = uuid.UUID(fields[b"g"].decode())
-                            if changed := await _sync(partial(conversations.change, owner, generation)):
-                                await self._send(changed)
+                            await self._tell_change(owner, uuid.UUID(fields[b"g"].decode()))
                         await feed.changed(RECHECK_S)
             except (RedisError, OperationalError, InterfaceError):
                 await asyncio.sleep(RETRY_S)
+
+    async def _tell_change(self, owner: User, generation: uuid.UUID) -> None:
+        if changed := await _sync(lambda: conversations.change(owner, generation)):
+            await self._send(changed)
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)

@@ -94,6 +94,15 @@ def test_stop_and_escape_end_the_answer_and_keep_what_was_shown(page: Page) -> N
     expect(page.get_by_test_id("send")).to_have_attribute("data-mode", "send")
 
 
+def test_the_first_conversation_is_in_the_list_while_it_is_answered(page: Page) -> None:
+    choose(page, SLOW)
+    answer = ask(page, COUNT)
+    expect(page.get_by_test_id("conversation-link")).to_have_text(COUNT)
+    expect(answer).to_have_attribute("data-state", "running")
+    page.get_by_test_id("send").click()
+    wait_for_state(answer, "cancelled")
+
+
 def test_markdown_is_rendered_with_code_tables_and_maths_and_money_stays_money(page: Page) -> None:
     choose(page, TINY)
     answer = ask(page, MARKDOWN)
@@ -102,7 +111,7 @@ def test_markdown_is_rendered_with_code_tables_and_maths_and_money_stays_money(p
     expect(text.locator("h1, h2, h3").first).to_have_text("Title")
     expect(text.locator("table td").nth(1)).to_have_text("$5")
     expect(text.locator(".katex-base").first).to_be_visible()
-    assert text.locator("p", has=page.locator(".katex-base")).count() == 1
+    expect(text.locator("p", has=page.locator(".katex-base"))).to_have_count(1)
     expect(text).to_contain_text("They cost $5 and $9, and")
     expect(text.locator("pre code span").first).to_be_visible()
     text.get_by_role("button", name="Copy").first.click()

@@ -245,6 +245,15 @@ def test_two_tabs_follow_one_answer_and_both_see_all_of_it(stack: Stack, guest: 
     assert first.text == second.text == guest.stored(sent)["text"] != ""
 
 
+def test_a_first_message_is_told_to_its_own_tab_as_well(stack: Stack, guest: Guest) -> None:
+    stack.worker(SLOW)
+    with guest.socket() as socket:
+        sent = socket.ask(COUNT, SLOW)
+        news = socket.until(lambda frame: frame["type"] == "conversation")
+        socket.stop_all([sent])
+    assert (news["conversation"], news["title"], news["answering"]) == (sent["conversation"], COUNT, True)
+
+
 def test_other_tabs_hear_of_a_conversation_that_begins_and_ends_elsewhere(stack: Stack, guest: Guest) -> None:
     stack.worker(TINY)
     with guest.socket() as one:
