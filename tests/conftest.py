@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(tempfile.mkdtemp(prefix="lambda-test-"))
 KEPT = ROOT / "data"
@@ -27,7 +29,7 @@ os.environ |= {
     "DJANGO_SETTINGS_MODULE": "config.settings",
     "DATA_DIR": str(DATA),
     "MODELS_FILE": str(DATA / "models.toml"),
-    "PORT": "8199",
+    "PORT": str(free_port()),
     "LOG_LEVEL": "WARNING",
     "LOG_ERROR_TEXT": "on",
     "ACTIVE_LIMIT": "8",

@@ -21,6 +21,7 @@ import pytest
 from config.supervisor import disk_problem
 from tests.browser_client import Guest
 from tests.conftest import ROOT
+from tests.ports import free_port
 from tests.stack import TINY, wait_until
 from tests.tiny.replies import HELLO, REPLIES
 
@@ -32,17 +33,11 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Run:
     """One `manage.py run` over a DATA_DIR of its own."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
-        self.port = int(environment.pop("PORT", 0)) or _free_port()
+        self.port = int(environment.pop("PORT", 0)) or free_port()
         self.folder = folder
         self.log = folder / "run.log"
         settings = {"DATA_DIR": str(folder), "PORT": str(self.port), "RUN_MODELS": TINY, "WORKER_THREADS": "1"}
