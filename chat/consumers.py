@@ -44,13 +44,24 @@ T = TypeVar("T")
 class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
     """One browser tab."""
 
-    async def connect(self) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.owner: User | None = None
-        self.session_key: str = self.scope["cookies"].get(settings.SESSION_COOKIE_NAME, "")
         self.windows: dict[uuid.UUID, Window] = {}
         self.following: dict[uuid.UUID, asyncio.Task[None]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.watching = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Channels calls `disconnect` only when all goes well; the tasks of a socket end with it in any case."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for task in [*self.following.values(), *self.tasks]:
+                task.cancel()
+
+    async def connect(self) -> None:
+        self.session_key: str = self.scope["cookies"].get(settings.SESSION_COOKIE_NAME, "")
         if not self.session_key:
             await self.close()
             return
@@ -62,10 +73,6 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         """Channels' own, but for its visit to a thread with each frame, an acknowledgement too: `_sync` closes what it
         opens."""
         await getattr(self, get_handler_name(message))(message)
-
-    async def disconnect(self, code: int) -> None:
-        for task in [*self.following.values(), *self.tasks]:
-            task.cancel()
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         asks: dict[str, uuid.UUID] = {}
@@ -114,6 +121,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
 
     def _ensure_owner(self) -> User:
         self.owner = guests.ensure_owner(self.session_key)
+        self.owner.seen()
         return self.owner
 
     def _current_owner(self) -> User | None:

@@ -20,6 +20,7 @@ from accounts.models import User
 from chat.frames import ConversationChanged, Regenerate, Send, SendOptions
 from chat.models import Conversation, Message, title_of
 from inference import generations
+from inference.catalog import ModelSpec
 from inference.errors import AnswerInProgress, BadRequest, EmptyMessage, InvalidText, MessageTooLong, NotFound
 from inference.models import Generation
 from inference.types import Turn
@@ -40,15 +41,16 @@ def send(owner: User, frame: Send) -> Sent:
     """Store a message and start its answer, in one transaction. Idempotent by the frame's key.
 
     Raises EmptyMessage, MessageTooLong, InvalidText, NotFound, AnswerInProgress, IdempotencyConflict, and what
-    `generations.start` raises.
+    `generations.admit` raises.
     """
     _check_text(frame.content)
-    _check_text(frame.options.system)
+    _check_options(frame.options)
     if not frame.content.strip():
         raise EmptyMessage
     with transaction.atomic():
         if repeated := _repeated(owner, frame):
             return repeated
+        spec = generations.admit(owner, frame.model)
         if frame.conversation is None:
             if frame.parent is not None:
                 raise BadRequest(detail="a new conversation has no parent message")
@@ -62,22 +64,23 @@ def send(owner: User, frame: Send) -> Sent:
         question = Message.objects.create(
             conversation=conversation, parent=parent, role=Message.Role.USER, content=frame.content
         )
-        return _answer(owner, frame, conversation, question)
+        return _answer(owner, frame, spec, conversation, question)
 
 
 def regenerate(owner: User, frame: Regenerate) -> Sent:
     """Start another answer beside an assistant message. Idempotent; raises as `send` does."""
-    _check_text(frame.options.system)
+    _check_options(frame.options)
     with transaction.atomic():
         if repeated := _repeated(owner, frame):
             return repeated
+        spec = generations.admit(owner, frame.model)
         conversation = _locked(owner, frame.conversation)
         answer = _message(conversation, frame.message)
         if answer.generation is None or answer.parent is None:
             raise BadRequest(detail="only an answer can be generated again")
         if not answer.generation.is_terminal:
             raise AnswerInProgress
-        return _answer(owner, frame, conversation, answer.parent)
+        return _answer(owner, frame, spec, conversation, answer.parent)
 
 
 def read(owner: User | None, conversation_id: uuid.UUID) -> Conversation:
@@ -135,12 +138,14 @@ def _repeated(owner: User, frame: Send | Regenerate) -> Sent | None:
     return Sent(answer.conversation_id, answer.parent.pk, found.pk)
 
 
-def _answer(owner: User, frame: Send | Regenerate, conversation: Conversation, question: Message) -> Sent:
+def _answer(
+    owner: User, frame: Send | Regenerate, spec: ModelSpec, conversation: Conversation, question: Message
+) -> Sent:
     generation = generations.start(
         generations.Request(
             owner=owner,
             door=Generation.Door.CHAT,
-            model=frame.model,
+            model=spec,
             turns=_turns(conversation, question, frame.options.system),
             options=_options(frame.options),
             key=frame.key,
@@ -189,6 +194,11 @@ def _message(conversation: Conversation, message_id: uuid.UUID) -> Message:
     if found is None:
         raise NotFound
     return found
+
+
+def _check_options(options: SendOptions) -> None:
+    for text in (options.system, *options.stop):
+        _check_text(text)
 
 
 def _check_text(text: str) -> None:

@@ -17,7 +17,7 @@ FRAME_MAX_BYTES = 64 * 1024
 
 Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Slug = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
-EventIdText = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,18}-[0-9]{1,18}$")]
+EventIdText = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,18}-[0-9]{1,18}\Z")]
 
 
 class SendOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -84,8 +84,9 @@ _encoder = msgspec.json.Encoder()
 
 def decode(data: str | bytes) -> ClientFrame:
     """A client's frame. Raises FrameTooLarge and BadFrame, whose sentence names the field at fault."""
-    if len(data) > FRAME_MAX_BYTES:
-        raise FrameTooLarge(size=len(data), limit=FRAME_MAX_BYTES)
+    size = len(data.encode(errors="surrogatepass")) if isinstance(data, str) else len(data)
+    if size > FRAME_MAX_BYTES:
+        raise FrameTooLarge(size=size, limit=FRAME_MAX_BYTES)
     try:
         frame: ClientFrame = _decoder.decode(data)
         return frame

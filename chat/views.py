@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import msgspec
 from channels.db import database_sync_to_async
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_GET, require_safe
 
 from accounts import guests
 from accounts.models import User
@@ -60,7 +61,7 @@ def models(request: HttpRequest) -> HttpResponse:
 
 
 @never_cache
-@require_safe
+@require_GET
 async def events(request: HttpRequest, generation: uuid.UUID) -> HttpResponse | StreamingHttpResponse:
     """The frames of the socket for one generation, as Server-Sent Events (WHATWG HTML, section 9.2)."""
     try:
@@ -74,10 +75,11 @@ async def events(request: HttpRequest, generation: uuid.UUID) -> HttpResponse | 
 
 
 async def _event_stream(generation: uuid.UUID, after: EventId | None) -> AsyncIterator[bytes]:
-    async for item in follow(generation, after):
-        at = getattr(item, "id", None)
-        prefix = f"id: {at}\n" if at else ""
-        yield f"{prefix}data: {frames.encode(frames.outgoing(generation, item))}\n\n".encode()
+    async with aclosing(follow(generation, after)) as items:
+        async for item in items:
+            at = getattr(item, "id", None)
+            prefix = f"id: {at}\n" if at else ""
+            yield f"{prefix}data: {frames.encode(frames.outgoing(generation, item))}\n\n".encode()
 
 
 def _check_reader(request: HttpRequest, generation: uuid.UUID) -> None:

@@ -184,6 +184,8 @@ def _database(url: str) -> dict[str, object]:
         "PORT": str(parts.port or ""),
         # psycopg's pool wants connections that Django does not keep itself.
         "CONN_MAX_AGE": 0,
+        # After a restart of PostgreSQL the pool's connections are dead: each is tried before it is given out.
+        "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {**options, "connect_timeout": 5, "pool": {"min_size": 1, "max_size": 16, "timeout": 10}},
     }
 

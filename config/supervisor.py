@@ -127,15 +127,25 @@ class Supervisor:
     def _watch(self) -> None:
         announced = False
         while True:
-            for name, server in self.servers:
-                if server.poll() is not None:
-                    raise CannotRun(f"{name} ended with status {server.returncode}; its lines above say why.")
+            self._check_servers()
             for child in self.children:
                 self._restart_if_dead(child)
             if not announced and _ready():
                 announced = True
                 _say("ready", f"Lambda Chat is ready at http://{_host_for_people()}:{settings.PORT}  (Ctrl-C ends it)")
             time.sleep(0.2)
+
+    def _check_servers(self) -> None:
+        for place, (name, server) in enumerate(self.servers):
+            if server.poll() is None:
+                continue
+            if name != "redis":
+                raise CannotRun(f"{name} ended with status {server.returncode}; its lines above say why.")
+            # Redis holds nothing that is not in PostgreSQL: a new one is as good, and everyone connects again.
+            _say(name, f"ended with status {server.returncode}; starting it again")
+            again = embedded.start_redis(settings.DATA_DIR, output=subprocess.PIPE)
+            self.servers[place] = (name, again)
+            self._relay(name, again)
 
     def _restart_if_dead(self, child: Child) -> None:
         now = time.monotonic()

@@ -103,16 +103,17 @@ def saved(generation: Generation) -> EventId:
 async def _live(generation: Generation, feed: Feed, cursor: EventId) -> AsyncIterator[Followed]:
     while True:
         fresh = feed.after(cursor)
-        if fresh and cursor.precedes(fresh[0][0]):
-            events = [stream.decode(*entry) for entry in fresh]
+        events = _unbroken(cursor, fresh)
+        if events:
             for item in _merge(events):
                 yield item
-            cursor = events[-1].id
+            deltas = events[:-1] if events[-1].kind is Kind.END else events
+            cursor = deltas[-1].id if deltas else cursor
             if events[-1].kind is Kind.END:
                 generation = await _load(generation.pk)
-                if generation.is_terminal:
-                    yield Ended(generation)
-                    return
+                async for item in _rest(generation, cursor):
+                    yield item
+                return
             continue
         if not fresh:
             queued = generation.state == Generation.State.QUEUED
@@ -138,6 +139,17 @@ async def _rest(generation: Generation, cursor: EventId) -> AsyncIterator[Follow
     if cursor != saved(generation) and (generation.text or generation.reasoning):
         yield Snapshot(saved(generation), generation.text, generation.reasoning)
     yield Ended(generation)
+
+
+def _unbroken(cursor: EventId, entries: list[tuple[EventId, dict[bytes, bytes]]]) -> list[Event]:
+    """The entries up to the first gap, decoded."""
+    events: list[Event] = []
+    for entry_id, fields in entries:
+        if not cursor.precedes(entry_id):
+            break
+        events.append(stream.decode(entry_id, fields))
+        cursor = entry_id
+    return events
 
 
 def _merge(events: Iterable[Event]) -> list[Followed]:

@@ -50,7 +50,7 @@ class Request:
 
     owner: User
     door: str
-    model: str
+    model: ModelSpec
     turns: Sequence[Turn]
     options: Options
     key: uuid.UUID
@@ -74,17 +74,14 @@ def find(owner: User, key: uuid.UUID, body: bytes) -> Generation | None:
 def start(request: Request) -> Generation:
     """Insert a queued generation, and send it to a worker when the caller's transaction commits.
 
-    Call it inside a transaction that has locked the owner's row and has asked `find`. Raises UnknownModel, NoWorker,
-    QueueFull, TooManyActive, or Unavailable where Redis does not answer.
+    Call it inside a transaction that has locked the owner's row, has asked `find`, and was admitted.
     """
-    spec = check_model(request.model)
-    _check_load(request.owner, spec)
     generation = Generation.objects.create(
         owner=request.owner,
         door=request.door,
-        model=spec.slug,
+        model=request.model.slug,
         prompt=[asdict(turn) for turn in request.turns],
-        sampling=asdict(_sampling(spec, request.options)),
+        sampling=asdict(_sampling(request.model, request.options)),
         idempotency_key=request.key,
         request_hash=request.fingerprint,
         request_id=request.request_id,
@@ -93,8 +90,11 @@ def start(request: Request) -> Generation:
     return generation
 
 
-def check_model(slug: str) -> ModelSpec:
-    """The model, if it exists and a worker has it loaded. Raises UnknownModel, NoWorker or Unavailable."""
+def admit(owner: User, slug: str) -> ModelSpec:
+    """The model, if it can take one more of this owner's. Two queries and two Redis calls.
+
+    Raises UnknownModel, NoWorker, TooManyActive, QueueFull, or Unavailable where Redis does not answer.
+    """
     try:
         spec = catalog().get(slug)
     except KeyError:
@@ -104,6 +104,11 @@ def check_model(slug: str) -> ModelSpec:
             raise NoWorker(model=spec.name)
     except RedisError:
         raise Unavailable from None
+    if Generation.objects.active().filter(owner=owner).count() >= settings.ACTIVE_LIMIT:
+        raise TooManyActive(limit=settings.ACTIVE_LIMIT)
+    waiting = Generation.objects.queued().filter(model=spec.slug).count()
+    if waiting >= settings.QUEUE_LIMIT:
+        raise QueueFull(waiting=waiting, model=spec.name)
     return spec
 
 
@@ -123,7 +128,7 @@ def cancel(generation: Generation) -> None:
         elif row.filter(state=Generation.State.RUNNING).update(cancel_requested_at=now):
             generation.refresh_from_db(fields=["worker"])
             stream.tell_worker(generation.worker, "cancel", generation.pk)
-    except RedisError:
+    except (RedisError, stream.Fenced):
         log.warning("stop reached PostgreSQL only", extra={"generation": generation.pk})
 
 
@@ -131,14 +136,6 @@ def queue_position(generation: Generation) -> int:
     """1 for the next one of its model to be claimed. One query."""
     ahead = Q(created_at__lt=generation.created_at) | Q(created_at=generation.created_at, pk__lt=generation.pk)
     return Generation.objects.queued().filter(ahead, model=generation.model).count() + 1
-
-
-def _check_load(owner: User, spec: ModelSpec) -> None:
-    if Generation.objects.active().filter(owner=owner).count() >= settings.ACTIVE_LIMIT:
-        raise TooManyActive(limit=settings.ACTIVE_LIMIT)
-    waiting = Generation.objects.queued().filter(model=spec.slug).count()
-    if waiting >= settings.QUEUE_LIMIT:
-        raise QueueFull(waiting=waiting, model=spec.name)
 
 
 def _sampling(spec: ModelSpec, options: Options) -> Sampling:

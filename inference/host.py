@@ -6,11 +6,14 @@ The runner's threads call it; it knows Redis, and nothing of PostgreSQL or Celer
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import psutil
 from redis.exceptions import RedisError
@@ -44,6 +47,7 @@ class Host:
         self._slots = slots
         self._handles: dict[uuid.UUID, Handle] = {}
         self._early: deque[uuid.UUID] = deque(maxlen=EARLY_STOPS)
+        self._at_work = 0
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._threads = [
@@ -80,6 +84,17 @@ class Host:
             self.abort(generation_id)
         self._wait_for_answers(LAST_WRITES_S)
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Held by a task from before its claim until after its last write; a drain waits for it."""
+        with self._lock:
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_work -= 1
+
     def prompt(self, turns: Sequence[Turn], max_tokens: int) -> prompts.Prompt | None:
         """The prompt's token ids, cut to the context; None where the newest message alone does not fit."""
         try:
@@ -115,7 +130,7 @@ class Host:
 
     def _wait_for_answers(self, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
-        while self._handles and time.monotonic() < deadline:
+        while self._at_work and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def _listen(self) -> None:
@@ -143,6 +158,9 @@ class Host:
     def _beat(self) -> None:
         process = psutil.Process()
         while not self._closing.is_set():
+            if not self._engine.alive:
+                self._give_up()
+                return
             stats = self._engine.stats()
             announcement = workers.Announcement(
                 worker=self.name,
@@ -162,3 +180,9 @@ class Host:
             except RedisError:
                 log.warning("not announced: Redis does not answer", extra={"worker": self.name})
             self._closing.wait(workers.HEARTBEAT_S)
+
+    def _give_up(self) -> None:
+        """An engine without its thread would fail every message it is given: end the process; a new one does better."""
+        log.critical("the engine's thread has died", extra={"worker": self.name})
+        self._leave()
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -7,6 +7,7 @@ https://prometheus.io/docs/practices/naming/.
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from dataclasses import dataclass
 from django.db.models import Count, Min
 from django.utils import timezone
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from redis.exceptions import RedisError
 
 from inference import workers
 from inference.models import Generation
 from inference.stream import client
+
+log = logging.getLogger("metrics")
 
 KEY = "metrics"
 
@@ -65,8 +69,11 @@ class Collector:
 
     def collect(self) -> Iterator[Metric]:
         yield from self._queues()
-        yield from self._workers()
-        yield from self._counted()
+        try:
+            yield from self._workers()
+            yield from self._counted()
+        except RedisError:
+            log.warning("Redis does not answer; only the queues are counted")
 
     def _queues(self) -> Iterator[Metric]:
         depth = GaugeMetricFamily("lambda_queue_depth", "Generations that wait for a worker.", labels=["model", "door"])

@@ -195,7 +195,12 @@ class Generation(models.Model):
 
     def hand_back(self) -> bool:
         """Queue a claimed generation again before it has any text. False where this epoch has lost the row."""
-        return bool(self._mine().filter(text="").update(state=self.State.QUEUED, lease_until=None, worker=""))
+        silent = self._mine().filter(text="", cancel_requested_at__isnull=True)
+        return bool(silent.update(state=self.State.QUEUED, lease_until=None, worker=""))
+
+    def stop_was_asked_for(self) -> bool:
+        """Whether its owner has asked to stop it, whoever ends it now."""
+        return Generation.objects.filter(pk=self.pk, cancel_requested_at__isnull=False).exists()
 
     def _mine(self) -> GenerationQuerySet:
         return Generation.objects.filter(pk=self.pk, epoch=self.epoch, state=self.State.RUNNING)

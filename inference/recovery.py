@@ -6,7 +6,7 @@ Each function is idempotent and may run in several processes at once.
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.utils import timezone
@@ -15,6 +15,7 @@ from inference import metrics, stream, tasks, workers
 from inference.errors import NeverStarted, WorkerLost
 from inference.models import Generation
 from inference.stream import EventId
+from inference.types import Channel
 
 log = logging.getLogger("recovery")
 
@@ -42,12 +43,23 @@ def sweep() -> int:
     return sent
 
 
-def give_up() -> int:
-    """End queued generations that no living worker has come for within GIVE_UP_AFTER_S. Raises RedisError."""
+def give_up(absent_since: dict[str, datetime]) -> int:
+    """End queued generations whose model has had no worker for GIVE_UP_AFTER_S. Raises RedisError.
+
+    `absent_since` is the caller's memory between calls: a worker that restarts is away for some seconds only, and what
+    waited for long before must not be given up for that.
+    """
+    now = timezone.now()
     served = {worker.model for worker in workers.living()}
-    old = Generation.objects.queued().filter(created_at__lt=timezone.now() - timedelta(seconds=GIVE_UP_AFTER_S))
+    waiting = set(Generation.objects.queued().values_list("model", flat=True).distinct())
+    for model in served | (absent_since.keys() - waiting):
+        absent_since.pop(model, None)
+    for model in waiting - served:
+        absent_since.setdefault(model, now)
+    patience = timedelta(seconds=GIVE_UP_AFTER_S)
+    gone = [model for model, since in absent_since.items() if now - since >= patience]
     ended = 0
-    for generation in old.exclude(model__in=served)[:BATCH]:
+    for generation in Generation.objects.queued().filter(model__in=gone, created_at__lt=now - patience)[:BATCH]:
         row = Generation.objects.queued().filter(pk=generation.pk)
         fields = {"state": Generation.State.FAILED, "error_code": NeverStarted.code, "finished_at": timezone.now()}
         if row.update(**fields):
@@ -80,7 +92,8 @@ def _interrupt(generation: Generation) -> None:
     stream.fence(generation.pk, generation.epoch)
     events = stream.tail(generation.pk, last)
     token_ids = bytes(generation.token_ids) + b"".join(event.token_ids for event in events)
-    generation.text += "".join(event.text for event in events)
+    generation.text += "".join(event.text for event in events if event.channel is Channel.ANSWER)
+    generation.reasoning += "".join(event.text for event in events if event.channel is Channel.REASONING)
     generation.token_ids = token_ids
     generation.completion_tokens = len(stream.unpack_ids(token_ids))
     stopped = generation.cancel_requested_at is not None

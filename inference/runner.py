@@ -10,19 +10,21 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError, connection
 from django.utils import timezone
 from redis.exceptions import RedisError
 
 from inference import metrics, stream
 from inference.errors import ContextExceeded, EngineFailed, WorkerLost
-from inference.models import Generation, Outcome, Progress
+from inference.models import LEASE_S, Generation, Outcome, Progress
 from inference.stream import Fenced, TokenLog
 from inference.types import Channel, Delta, Finished, FinishReason, Sampling, Turn
 
@@ -34,6 +36,9 @@ log = logging.getLogger("worker")
 
 EMIT_S = 0.05
 PERSIST_S = 1.0
+RETRY_S = 0.5
+
+T = TypeVar("T")
 
 # The engine of this process, set by the worker once its model is loaded.
 host: Host | None = None
@@ -43,19 +48,30 @@ def run(generation_id: uuid.UUID) -> None:
     """Claim the generation and write it to its end. Does nothing where another worker has it, or it is over."""
     if host is None:
         raise RuntimeError("this process is no worker: it has no engine")
-    generation = Generation.objects.claim(generation_id, host.name)
-    if generation is None:
-        _count_lost_claim(generation_id)
-        return
-    answer = Answer(generation, host)
+    with host.at_work():
+        generation = _stored(lambda: Generation.objects.claim(generation_id, host.name))
+        if generation is None:
+            _count_lost_claim(generation_id)
+            return
+        answer = Answer(generation, host)
+        try:
+            answer.write()
+        except Exception:
+            # The one boundary of the system: whatever breaks here must not leave a row running until its lease ends.
+            log.exception("generation broke", extra={"generation": generation_id})
+            if answer.outcome is None:
+                answer.end(Outcome(Generation.State.FAILED, error_code=EngineFailed.code))
+        finally:
+            host.release(generation_id)
+
+
+def _stored(operation: Callable[[], T]) -> T:
+    """One database operation, and the connection back to the pool: an answer takes minutes and a statement a few
+    milliseconds, and a connection that PostgreSQL has closed must not stay with the thread."""
     try:
-        answer.write()
-    except Exception:
-        # The one boundary of the system: whatever breaks here must not leave a row running until its lease ends.
-        log.exception("generation broke", extra={"generation": generation_id})
-        answer.end(Outcome(Generation.State.FAILED, error_code=EngineFailed.code))
+        return operation()
     finally:
-        host.release(generation_id)
+        connection.close()
 
 
 def _count_lost_claim(generation_id: uuid.UUID) -> None:
@@ -75,6 +91,7 @@ class Answer:
     pending: list[Delta] = field(default_factory=list)
     lost: bool = False
     unreachable: bool = False
+    outcome: Outcome | None = None
 
     def __post_init__(self) -> None:
         self.log = TokenLog(self.generation.pk, self.generation.epoch)
@@ -92,7 +109,7 @@ class Answer:
             return
         unsaid = self.host.drained and finished.reason is FinishReason.CANCELLED and not self.token_ids
         # Nothing was said yet: another worker can begin afresh, and the sweeper sends it there.
-        if unsaid and self.generation.hand_back():
+        if unsaid and _stored(self.generation.hand_back):
             return
         self.end(self._outcome(finished))
 
@@ -132,11 +149,17 @@ class Answer:
             self.lost = True
         except RedisError:
             self.unreachable = True
-        if not self.lost and not self.generation.read_prompt(**fields, revision=self.host.revision):
+        read = partial(self.generation.read_prompt, **fields, revision=self.host.revision)
+        if not self.lost and not _stored(read):
             self.lost = True
 
     def _emit(self) -> None:
-        """Write what is pending to the log, one entry per run of a channel."""
+        """Write what is pending to the log, one entry per run of a channel.
+
+        After an error nobody knows whether the entry has arrived; nothing more is tried until `_pass_over`.
+        """
+        if self.unreachable:
+            return
         try:
             while self.pending:
                 channel, group = next(groupby(self.pending, key=attrgetter("channel")))
@@ -163,8 +186,8 @@ class Answer:
         if self.unreachable:
             self._pass_over()
         try:
-            kept = self.generation.persist(self._progress())
-        except DatabaseError:
+            kept = _stored(lambda: self.generation.persist(self._progress()))
+        except (DatabaseError, InterfaceError):
             # Tried again in a second; the lease says how long this may go on.
             log.warning("PostgreSQL does not answer", extra={"generation": self.generation.pk})
             return
@@ -173,10 +196,11 @@ class Answer:
 
     def end(self, outcome: Outcome) -> None:
         """Log what is pending, write the terminal row, then mark the log's end. Writes nothing once lost."""
+        self.outcome = outcome
         self._emit()
         if self.unreachable:
             self._pass_over()
-        if self.lost or not self.generation.finish(outcome, self._progress()):
+        if self.lost or not self._finish(outcome):
             log.warning("lost to a newer epoch", extra={"generation": self.generation.pk})
             return
         try:
@@ -186,6 +210,18 @@ class Answer:
         except (RedisError, Fenced):
             log.warning("token log unreachable", extra={"generation": self.generation.pk})
         self._report()
+
+    def _finish(self, outcome: Outcome) -> bool:
+        """The terminal write; tried again while PostgreSQL is away, for as long as the lease may hold."""
+        deadline = time.monotonic() + LEASE_S
+        while True:
+            try:
+                return _stored(lambda: self.generation.finish(outcome, self._progress()))
+            except (DatabaseError, InterfaceError):
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("PostgreSQL does not answer", extra={"generation": self.generation.pk})
+                time.sleep(RETRY_S)
 
     def _progress(self) -> Progress:
         """What the log holds: text and ids that no entry has carried yet are left out until one has."""
@@ -197,7 +233,8 @@ class Answer:
         if finished.reason is FinishReason.ERROR:
             log.error("engine failed", extra={"generation": self.generation.pk, "code": EngineFailed.code})
             return Outcome(Generation.State.FAILED, error_code=EngineFailed.code)
-        if finished.reason is FinishReason.CANCELLED and self.host.drained:
+        cut_off = finished.reason is FinishReason.CANCELLED and self.host.drained
+        if cut_off and not _stored(self.generation.stop_was_asked_for):
             return Outcome(Generation.State.INTERRUPTED, error_code=WorkerLost.code)
         state = Generation.State.CANCELLED if finished.reason is FinishReason.CANCELLED else Generation.State.DONE
         return Outcome(state, finished.reason)

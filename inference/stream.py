@@ -5,7 +5,7 @@ not above the last one, so a worker of an older epoch cannot write once a newer 
 the truth: it may vanish at any moment, and PostgreSQL still has every saved character.
 
     field  meaning
-    k      kind: start | delta | end
+    k      kind: start | delta | end | fence
     t      delta: UTF-8 text
     c      delta: channel, left out for the answer
     i      delta: the token ids, little-endian uint32
@@ -50,8 +50,11 @@ class EventId(NamedTuple):
         return cls(int(epoch), int(seq))
 
     def precedes(self, other: EventId) -> bool:
-        """Whether `other` is the very next entry: no gap between the two."""
-        return other == (self.epoch, self.seq + 1) or (other.epoch > self.epoch and other.seq == 0)
+        """Whether `other` is the very next entry, with no gap between the two.
+
+        From one epoch to the next nobody can tell from the ids alone: what the old one wrote last may be missing.
+        """
+        return other == (self.epoch, self.seq + 1) or (self == START and other.seq == 0)
 
 
 START = EventId(0, 0)
@@ -61,6 +64,10 @@ class Kind(StrEnum):
     START = "start"
     DELTA = "delta"
     END = "end"
+    FENCE = "fence"
+
+
+_KINDS = {kind.encode(): kind for kind in Kind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,7 @@ class Fenced(Exception):
 def client() -> redis.Redis:
     """This process's Redis client; threads share it and wait for a connection when all are taken."""
     pool = redis.BlockingConnectionPool.from_url(
-        settings.REDIS_URL, max_connections=64, timeout=5, socket_timeout=10, socket_connect_timeout=5
+        settings.REDIS_URL, max_connections=64, timeout=3, socket_timeout=3, socket_connect_timeout=3
     )
     return redis.Redis(connection_pool=pool)
 
@@ -111,11 +118,12 @@ def unpack_ids(packed: bytes) -> list[int]:
 
 def decode(event_id: EventId, fields: dict[bytes, bytes]) -> Event:
     """An Event from the fields of Redis's reply."""
+    channel = fields.get(b"c")
     return Event(
         id=event_id,
-        kind=Kind(fields[b"k"].decode()),
+        kind=_KINDS[fields[b"k"]],
         text=fields.get(b"t", b"").decode(),
-        channel=Channel(fields.get(b"c", b"answer").decode()),
+        channel=Channel(channel.decode()) if channel else Channel.ANSWER,
         token_ids=fields.get(b"i", b""),
         prompt_tokens=int(fields.get(b"p", 0)),
         dropped_messages=int(fields.get(b"d", 0)),
@@ -125,14 +133,13 @@ def decode(event_id: EventId, fields: dict[bytes, bytes]) -> Event:
 class TokenLog:
     """Writes one epoch's entries. Not thread-safe: one generation, one writer.
 
-    Each method raises Fenced when a newer epoch has written, and redis.RedisError when Redis does not answer; then the
-    entry may or may not be there, and the caller gives the same content again (see `append`).
+    Each method raises Fenced when a newer epoch has written, and redis.RedisError when Redis does not answer. Then the
+    entry may or may not be there: the caller keeps its content elsewhere and leaves a gap (`skip`).
     """
 
     def __init__(self, generation_id: uuid.UUID, epoch: int) -> None:
         self._key = key(generation_id)
         self._epoch = epoch
-        self._uncertain = False
         self.seq = 0
 
     def open(self, *, prompt_tokens: int, dropped_messages: int) -> None:
@@ -140,11 +147,7 @@ class TokenLog:
         self._add(0, {"k": Kind.START, "p": prompt_tokens, "d": dropped_messages})
 
     def append(self, text: str, token_ids: Sequence[int], channel: Channel = Channel.ANSWER) -> None:
-        """Write the next delta. Idempotent after an error: an entry that did arrive is not written twice."""
-        if self._uncertain and self._top() >= (self._epoch, self.seq + 1):
-            self._uncertain = False
-            self.seq += 1
-            return
+        """Write the next delta."""
         fields: dict[str, str | bytes | int] = {"k": Kind.DELTA, "t": text, "i": pack_ids(token_ids)}
         if channel is not Channel.ANSWER:
             fields["c"] = channel
@@ -157,7 +160,6 @@ class TokenLog:
     def skip(self) -> None:
         """Give up on the entry that may or may not have arrived: the next one leaves a gap that readers see."""
         self.seq += 2
-        self._uncertain = False
 
     def _add(self, seq: int, fields: dict[str, str | bytes | int]) -> None:
         try:
@@ -169,24 +171,13 @@ class TokenLog:
             if "equal or smaller" in str(error):
                 raise Fenced from None
             raise
-        except redis.RedisError:
-            self._uncertain = True
-            raise
-        self._uncertain = False
         self.seq = seq
-
-    def _top(self) -> EventId:
-        last = client().xrevrange(self._key, count=1)
-        top = EventId.parse(last[0][0].decode()) if last else START
-        if top.epoch > self._epoch:
-            raise Fenced
-        return top
 
 
 def fence(generation_id: uuid.UUID, epoch: int) -> None:
     """Shut out every writer of an epoch below `epoch`, before their last entries are read. Idempotent."""
     try:
-        client().xadd(key(generation_id), {"k": Kind.START}, id=f"{epoch}-0")
+        client().xadd(key(generation_id), {"k": Kind.FENCE}, id=f"{epoch}-0")
         client().expire(key(generation_id), EXPIRY_S)
     except redis.ResponseError as error:
         if "equal or smaller" not in str(error):

@@ -108,6 +108,11 @@ class Engine:
             self._rate.add(sampled, began=began)
         return bool(self._active or self._waiting)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's thread runs; False before start() and once it has ended."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self) -> None:
         """Run step() on a thread of the engine's own until close()."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -160,7 +165,11 @@ class Engine:
                 if not self._waiting:
                     return
                 handle = self._waiting.popleft()
-            self._active.append(Sequence(self._loaded, handle, prefill_tokens=self._prefill_tokens))
+            try:
+                self._active.append(Sequence(self._loaded, handle, prefill_tokens=self._prefill_tokens))
+            # The same boundary as in _advance: what cannot begin ends alone.
+            except Exception as error:
+                handle.put(Finished(reason=FinishReason.ERROR, error=f"{type(error).__name__}: {error}"))
 
     def _advance(self, sequence: Sequence) -> int:
         """Advance one sequence; end it where it is complete, aborted or broken. Returns how many tokens it sampled."""

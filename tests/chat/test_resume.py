@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+from accounts.guests import ensure_owner
 from inference import stream
 from tests.browser_client import Answer, Guest
+from tests.rows import HandWorker, queued
 from tests.stack import SLOW, TINY, Stack
 from tests.tiny.replies import COUNT, HELLO, REPLIES
 
@@ -73,6 +75,36 @@ def test_a_log_that_vanishes_in_mid_answer_loses_no_text(stack: Stack, guest: Gu
         socket.read(sent["generation"], answer)
     assert answer.text == guest.stored(sent)["text"]
     assert answer.done["usage"]["completion_tokens"] == 120
+
+
+def test_a_gap_in_the_middle_of_the_log_is_noticed_by_who_comes_later(guest: Guest) -> None:
+    worker = HandWorker(queued(ensure_owner(guest.http.cookies["sessionid"])))
+    worker.write("one ")
+    worker.text += "kept by PostgreSQL alone "
+    worker.log.skip()
+    worker.save()
+    worker.write("three")
+    generation = str(worker.generation.pk)
+    with guest.socket() as socket:
+        socket.follow(generation)
+        answer = socket.read(generation, until=lambda answer: answer.text.endswith("three"))
+        worker.finish()
+        socket.read(generation, answer)
+    assert answer.text == "one kept by PostgreSQL alone three"
+
+
+def test_the_last_words_that_redis_never_had_come_with_the_end(guest: Guest) -> None:
+    worker = HandWorker(queued(ensure_owner(guest.http.cookies["sessionid"])))
+    worker.write("one ")
+    generation = str(worker.generation.pk)
+    with guest.socket() as socket:
+        socket.follow(generation)
+        answer = socket.read(generation, until=lambda answer: answer.text)
+        worker.text += "two"
+        worker.log.skip()
+        worker.finish()
+        socket.read(generation, answer)
+    assert answer.text == "one two"
 
 
 def test_a_place_that_never_was_gets_the_whole_text_instead_of_a_wrong_rest(stack: Stack, guest: Guest) -> None:

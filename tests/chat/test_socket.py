@@ -40,6 +40,7 @@ MALFORMED = {
     "an endless model name": json.dumps({**SEND, "model": "m" * 5000}),
     "an event id without a dash": json.dumps({"type": "follow", "generation": UUID, "after": "12"}),
     "an event id with digits of another script": json.dumps({"type": "follow", "generation": UUID, "after": "١-٢"}),
+    "an event id with a line break": json.dumps({"type": "follow", "generation": UUID, "after": "1-2\n"}),
     "a negative event id": json.dumps({"type": "ack", "generation": UUID, "id": "-1-2"}),
     "deep nesting": '{"type":"send","options":' + "[" * 20000 + "]" * 20000 + "}",
 }
@@ -107,6 +108,24 @@ def test_a_message_that_cannot_be_stored_is_refused_and_leaves_nothing(
         frame = socket.ask(content, TINY)
     assert frame["code"] == code
     assert guest.http.get("/conversations").json()["conversations"] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"options": {"stop": ["a\0"]}}, "invalid_text"),
+        ({"options": {"system": "a\0"}}, "invalid_text"),
+        ({"model": "tiny\0"}, "unknown_model"),
+    ],
+)
+def test_a_nul_anywhere_is_refused_and_the_socket_stays_open(
+    stack: Stack, guest: Guest, fields: dict[str, object], code: str
+) -> None:
+    stack.worker(TINY)
+    with guest.socket() as socket:
+        socket.put(**{**SEND, "key": str(uuid.uuid4()), **fields})
+        assert socket.until(lambda frame: frame["type"] == "error")["code"] == code
+        assert socket.answer(HELLO, TINY)[1].text == REPLIES[HELLO]
 
 
 def test_half_a_surrogate_pair_is_refused_as_malformed(stack: Stack, guest: Guest) -> None:

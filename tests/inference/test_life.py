@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from django.db import IntegrityError, connection
@@ -13,6 +13,7 @@ from accounts.models import User
 from inference import generations, recovery, stream, tasks
 from inference.models import Generation, Outcome
 from inference.stream import Fenced
+from inference.types import Channel
 from tests.rows import HandWorker, queued
 from tests.stack import ABSENT, TINY, Stack, wait_until
 
@@ -80,6 +81,16 @@ def test_a_lost_worker_leaves_saved_text_and_the_tail_of_its_log(owner: User) ->
     assert (row.state, row.error_code) == ("interrupted", "worker_lost")
 
 
+def test_a_lost_workers_tail_keeps_thoughts_and_answer_apart(owner: User) -> None:
+    worker = HandWorker(queued(owner))
+    worker.log.append("thinking", [1], Channel.REASONING)
+    worker.log.append("answer", [2])
+    worker.lose_lease()
+    recovery.reap()
+    row = _row(worker.generation)
+    assert (row.reasoning, row.text, row.completion_tokens) == ("thinking", "answer", 2)
+
+
 def test_a_lost_worker_and_a_flushed_log_leave_the_saved_text(owner: User) -> None:
     worker = HandWorker(queued(owner))
     worker.write("saved")
@@ -128,7 +139,11 @@ def test_a_message_that_was_lost_is_sent_again(stack: Stack, owner: User) -> Non
 def test_what_no_worker_comes_for_ends_with_a_sentence(owner: User) -> None:
     generation = queued(owner, created_at=timezone.now() - timedelta(seconds=61))
     fresh = queued(owner)
-    recovery.give_up()
+    absent_since: dict[str, datetime] = {}
+    recovery.give_up(absent_since)
+    assert _row(generation).state == "queued", "a worker that restarts is away for a moment only"
+    absent_since[ABSENT] -= timedelta(seconds=61)
+    recovery.give_up(absent_since)
     row = _row(generation)
     assert (row.state, row.error_code) == ("failed", "never_started")
     assert _row(fresh).state == "queued"
@@ -155,6 +170,10 @@ def test_a_terminal_row_never_changes_again(owner: User) -> None:
 
 
 def test_a_generation_without_a_word_goes_back_to_the_queue_and_one_with_words_does_not(owner: User) -> None:
+    stopped = HandWorker(queued(owner))
+    generations.cancel(stopped.generation)
+    assert not stopped.generation.hand_back()
+    stopped.finish("cancelled")
     silent, speaking = HandWorker(queued(owner)), HandWorker(queued(owner))
     speaking.write("word")
     speaking.save()

@@ -1,13 +1,16 @@
 """`manage.py web`: the web process, Daphne over config.asgi."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from daphne.endpoints import build_endpoint_description_strings
-from daphne.server import Server
+from daphne.server import Server, twisted_loop
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from inference.availability import catalog
+
+DATABASE_THREADS = 16
 
 
 class Command(BaseCommand):
@@ -18,6 +21,8 @@ class Command(BaseCommand):
         from config.asgi import application
 
         catalog()
+        # The database's operations wait on these threads; asyncio's own default is six on two cores.
+        twisted_loop.set_default_executor(ThreadPoolExecutor(DATABASE_THREADS, "database"))
         server: Server = Server(
             application=application,
             endpoints=build_endpoint_description_strings(host=settings.HOST, port=settings.PORT),

@@ -21,7 +21,9 @@ class Command(BaseCommand):
     help = "Run the periodic jobs until SIGTERM."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        scheduler = BlockingScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
+        scheduler = BlockingScheduler(
+            timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        )
         for job, seconds in self._jobs():
             # Each once at the start: a laptop that is switched off every night would never reach the daily ones.
             first = datetime.now(UTC)
@@ -32,6 +34,11 @@ class Command(BaseCommand):
         scheduler.start()
 
     def _jobs(self) -> list[tuple[Callable[[], object], int]]:
+        absent_since: dict[str, datetime] = {}
+
+        def give_up() -> None:
+            recovery.give_up(absent_since)
+
         def forget_guests() -> None:
             guests.forget_unseen(settings.GUEST_RETENTION_DAYS)
 
@@ -41,7 +48,7 @@ class Command(BaseCommand):
         return [
             (recovery.sweep, 5 * SECOND),
             (recovery.reap, 5 * SECOND),
-            (recovery.give_up, 5 * SECOND),
+            (give_up, 5 * SECOND),
             (forget_guests, HOUR),
             (clear_sessions, 24 * HOUR),
         ]
