@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import psutil
@@ -28,10 +29,13 @@ CPU_MOST_US = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The web process's clock at one moment: processor time in seconds, monotonic time in milliseconds."""
+    """The web process's clock at one moment: processor time in seconds, monotonic time in milliseconds. `yardstick_us`
+    is what a fixed piece of Python cost since the last reading: it tells a slow moment of the machine from a slow
+    product."""
 
     cpu_s: float
     at_ms: float
+    yardstick_us: float = 0.0
 
 
 def measure() -> None:
@@ -60,11 +64,26 @@ def measure() -> None:
 
 
 def _readings(process: psutil.Process, window_s: float, windows: int) -> Iterator[Reading]:
-    for number in range(windows + 1):
-        if number:
-            time.sleep(window_s)
-        spent = process.cpu_times()
-        yield Reading(cpu_s=spent.user + spent.system, at_ms=time.monotonic() * 1000)
+    yield _read(process, 0.0)
+    for _ in range(windows):
+        ends = time.monotonic() + window_s
+        pieces = []
+        while time.monotonic() < ends:
+            time.sleep(0.1)
+            pieces.append(_yardstick_us())
+        yield _read(process, median(pieces))
+
+
+def _read(process: psutil.Process, yardstick_us: float) -> Reading:
+    spent = process.cpu_times()
+    return Reading(cpu_s=spent.user + spent.system, at_ms=time.monotonic() * 1000, yardstick_us=yardstick_us)
+
+
+def _yardstick_us() -> float:
+    began = time.thread_time()
+    for number in range(2000):
+        str(number)
+    return (time.thread_time() - began) * 1e6
 
 
 def _print_delivery(emitted: list[Any], received: list[Any]) -> None:
@@ -84,6 +103,10 @@ def _print_cpu(idle: list[Reading], busy: list[Reading], received: list[Any]) ->
     report.line("web process, sockets open, nothing said", f"{_share(*idle):.1f} % of a core")
     report.line("web process under load", report.spread(shares, unit=" % of a core"))
     report.target("µs of web CPU for a delta delivered", costs, most=CPU_MOST_US)
+    yardsticks = [reading.yardstick_us for reading in busy[1:]]
+    report.line("µs for a fixed piece of Python meanwhile", report.spread(yardsticks))
+    shares = [cost / yardstick for cost, yardstick in zip(costs, yardsticks, strict=True)]
+    report.line("the one / the other", report.spread(shares, digits=2))
 
 
 def _print_latency(busy: list[Reading], emitted: list[Any], received: list[Any]) -> None:

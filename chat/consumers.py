@@ -27,7 +27,7 @@ from chat.window import SlowReader, Window
 from inference import generations, stream
 from inference.errors import BadFrame, DomainError, SessionGone, TooManyFollowed, Unavailable
 from inference.following import follow
-from inference.reader import reader
+from inference.reader import readers
 from inference.stream import EventId
 
 log = logging.getLogger("socket")
@@ -191,7 +191,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         """Tell this tab what begins and ends in the others."""
         while True:
             try:
-                async with reader().follow_from_now(stream.owner_key(owner.pk), stream.OWNER_MAXLEN) as feed:
+                async with readers().owners.follow_from_now(stream.owner_key(owner.pk), stream.OWNER_MAXLEN) as feed:
                     cursor = feed.cursor
                     while True:
                         for entry_id, fields in feed.after(cursor):

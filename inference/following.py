@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from inference import stream
 from inference.generations import queue_position
 from inference.models import Generation
-from inference.reader import Feed, reader
+from inference.reader import Feed, readers
 from inference.stream import START, Event, EventId, Kind
 from inference.types import Channel
 
@@ -83,7 +83,7 @@ async def follow(generation_id: uuid.UUID, after: EventId | None = None) -> Asyn
                 yield item
             return
         try:
-            async with reader().follow(stream.key(generation_id)) as feed:
+            async with readers().tokens.follow(stream.key(generation_id)) as feed:
                 async for item in _live(generation, feed, cursor):
                     yield item
                 return

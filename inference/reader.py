@@ -1,4 +1,4 @@
-"""The multiplexed reader: one XREAD, on one connection, for every stream that this web process follows.
+"""The multiplexed reader: one XREAD, on one connection, for every token log that this web process follows.
 
 `StreamReader.follow(key)` gives a Feed: the entries of that stream since its start, shared by all who follow it, each
 with a cursor of their own. The reader's cost is one Redis call for whatever arrived in a few milliseconds, whatever the
@@ -80,7 +80,7 @@ def _settle(future: asyncio.Future[bool], changed: bool) -> None:
 
 
 class StreamReader:
-    """One for each event loop; it waits without cost while nothing is followed."""
+    """One XREAD at a time, on one connection; it waits without cost while nothing is followed."""
 
     def __init__(self) -> None:
         # A pool that waits: after a restart every browser returns at once, and redis-py's own pool refuses the rest.
@@ -163,13 +163,22 @@ class StreamReader:
         return bool(reply)
 
 
-_readers: WeakKeyDictionary[asyncio.AbstractEventLoop, StreamReader] = WeakKeyDictionary()
+class Readers:
+    """The two readers of one event loop. Each XREAD names every stream of its reader; hence owners' streams, one for
+    each open tab and mostly silent, are kept out of the reads that carry deltas."""
+
+    def __init__(self) -> None:
+        self.tokens = StreamReader()
+        self.owners = StreamReader()
 
 
-def reader() -> StreamReader:
-    """The running loop's reader."""
+_readers: WeakKeyDictionary[asyncio.AbstractEventLoop, Readers] = WeakKeyDictionary()
+
+
+def readers() -> Readers:
+    """The running loop's readers."""
     loop = asyncio.get_running_loop()
     found = _readers.get(loop)
     if found is None:
-        found = _readers[loop] = StreamReader()
+        found = _readers[loop] = Readers()
     return found
