@@ -9,17 +9,15 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import torch
-
 from bench.helper import answer, questions
-from inference.engine import prompts
 from inference.engine.engine import Engine
-from inference.engine.loading import LoadedModel, load
+from inference.engine.loading import LoadedModel, load, set_threads
+from inference.engine.prompts import build
 from inference.types import Delta, Sampling, Turn
 
 
 def main(folder: str, dtype: str, context_length: str, threads: str) -> None:
-    torch.set_num_threads(int(threads))
+    set_threads(int(threads))
     loaded = load(Path(folder), device="cpu", dtype=dtype, context_length=int(context_length))
     engine = Engine(loaded, slots=1)
     answer("ready")
@@ -29,7 +27,7 @@ def main(folder: str, dtype: str, context_length: str, threads: str) -> None:
 
 def run(loaded: LoadedModel, engine: Engine, *, prompt: str, max_tokens: int) -> dict[str, Any]:
     started = monotonic()
-    built = prompts.build(loaded, [Turn("user", prompt)], max_tokens)
+    built = build(loaded, [Turn("user", prompt)], max_tokens)
     prompt_s = monotonic() - started
     handle = engine.submit(built.ids, Sampling(temperature=0.0, max_tokens=built.max_tokens))
     tokens, seen = 0, []

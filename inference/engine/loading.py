@@ -13,11 +13,6 @@ from typing import Any
 # Read by transformers when it is imported: no request to a hub, no compiled kernels from one.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["USE_HUB_KERNELS"] = "NO"
-# Read by OpenMP when torch is imported: a thread that waits for the others sleeps instead of spinning. Spinning costs
-# whoever shares the cores: with one other busy process on two cores the default model fell to 6.5 tokens/s, and keeps
-# 26 this way (seen 2026-11-24).
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
