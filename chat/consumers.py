@@ -11,10 +11,9 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from channels.consumer import get_handler_name
-from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
@@ -29,6 +28,7 @@ from inference.errors import BadFrame, DomainError, SessionGone, TooManyFollowed
 from inference.following import follow
 from inference.reader import readers
 from inference.stream import EventId
+from inference.threads import on_thread
 
 log = logging.getLogger("socket")
 
@@ -37,8 +37,7 @@ SLOW = 1013
 FOLLOWED_MAX = 16
 RECHECK_S = 30.0
 RETRY_S = 1.0
-
-T = TypeVar("T")
+DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
 class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
@@ -70,8 +69,8 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             self._spawn(self._recheck_for_ever())
 
     async def dispatch(self, message: dict[str, Any]) -> None:
-        """Channels' own, but for its visit to a thread with each frame, an acknowledgement too: `_sync` closes what it
-        opens."""
+        """Channels' own, but for its visit to a thread with each frame, an acknowledgement too: `on_thread` closes what
+        it opens."""
         await getattr(self, get_handler_name(message))(message)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
@@ -87,7 +86,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             await self.close(SESSION_GONE)
         except DomainError as error:
             await self._send(frames.refusal(error, asks))
-        except (OperationalError, InterfaceError):
+        except DATABASE_AWAY:
             log.warning("PostgreSQL does not answer")
             await self._send(frames.refusal(Unavailable(), asks))
 
@@ -101,13 +100,15 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             case frames.Regenerate():
                 await self._start(frame, lambda: conversations.regenerate(self._ensure_owner(), frame))
             case frames.Follow(generation=generation, after=after):
-                await _sync(lambda: conversations.generation_of(self._current_owner(), generation))
+                await on_thread(lambda: conversations.generation_of(self._current_owner(), generation))
                 self._follow(generation, EventId.parse(after) if after else None)
             case frames.StopFrame(generation=generation):
-                await _sync(lambda: generations.cancel(conversations.generation_of(self._current_owner(), generation)))
+                await on_thread(
+                    lambda: generations.cancel(conversations.generation_of(self._current_owner(), generation))
+                )
 
     async def _start(self, frame: frames.Send | frames.Regenerate, operation: Callable[[], conversations.Sent]) -> None:
-        sent = await _sync(operation)
+        sent = await on_thread(operation)
         unheard = not self.watching
         self._watch_owner()
         accepted = frames.Accepted(
@@ -158,19 +159,19 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             except SlowReader:
                 await self.close(SLOW)
                 return
-            except (OperationalError, InterfaceError):
+            except DATABASE_AWAY:
                 log.warning("PostgreSQL does not answer", extra={"generation": generation})
                 await asyncio.sleep(RETRY_S)
 
     async def _recheck(self) -> bool:
         """Whether the session lives still; closes the socket where it does not."""
         try:
-            await _sync(self._current_owner)
+            await on_thread(self._current_owner)
         except guests.SessionExpired:
             await self._send(frames.refusal(SessionGone(), {}))
             await self.close(SESSION_GONE)
             return False
-        except (OperationalError, InterfaceError):
+        except DATABASE_AWAY:
             log.warning("session not checked: PostgreSQL does not answer")
         if self.owner:
             self._watch_owner()
@@ -198,11 +199,11 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                             cursor = entry_id
                             await self._tell_change(owner, uuid.UUID(fields[b"g"].decode()))
                         await feed.changed(RECHECK_S)
-            except (RedisError, OperationalError, InterfaceError):
+            except (RedisError, *DATABASE_AWAY):
                 await asyncio.sleep(RETRY_S)
 
     async def _tell_change(self, owner: User, generation: uuid.UUID) -> None:
-        if changed := await _sync(lambda: conversations.change(owner, generation)):
+        if changed := await on_thread(lambda: conversations.change(owner, generation)):
             await self._send(changed)
 
     def _spawn(self, coroutine: Any) -> None:
@@ -219,8 +220,3 @@ def _report(task: asyncio.Task[None]) -> None:
     """Nobody awaits these tasks; what breaks one must not pass in silence."""
     if not task.cancelled() and (error := task.exception()):
         log.error("a task of a socket broke", exc_info=error)
-
-
-async def _sync(operation: Callable[[], T]) -> T:
-    """Run a database operation on a thread of the pool; one operation is one call."""
-    return await database_sync_to_async(operation, thread_sensitive=False)()  # type: ignore[no-any-return]

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 from django.conf import settings
@@ -26,6 +27,8 @@ from inference.models import Generation
 from inference.types import Turn
 
 PAGE = 50
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +88,7 @@ def regenerate(owner: User, frame: Regenerate) -> Sent:
 
 def read(owner: User | None, conversation_id: uuid.UUID) -> Conversation:
     """A conversation of the owner's. One query; raises NotFound."""
-    found = Conversation.objects.owned_by(owner).filter(pk=conversation_id).first()
-    if found is None:
-        raise NotFound
-    return found
+    return _existing(Conversation.objects.owned_by(owner).filter(pk=conversation_id).first())
 
 
 def page(owner: User | None, before: str = "") -> tuple[list[Conversation], str | None]:
@@ -121,10 +121,7 @@ def change(owner: User, generation_id: uuid.UUID) -> ConversationChanged | None:
 
 def generation_of(owner: User | None, generation_id: uuid.UUID) -> Generation:
     """A generation of the owner's. One query; raises NotFound."""
-    found = Generation.objects.filter(owner=owner, pk=generation_id).first() if owner else None
-    if found is None:
-        raise NotFound
-    return found
+    return _existing(Generation.objects.filter(owner=owner, pk=generation_id).first() if owner else None)
 
 
 def _repeated(owner: User, frame: Send | Regenerate) -> Sent | None:
@@ -182,18 +179,20 @@ def _fingerprint(frame: Send | Regenerate) -> bytes:
     return generations.fingerprint(msgspec.to_builtins(frame))
 
 
-def _locked(owner: User, conversation_id: uuid.UUID) -> Conversation:
-    found = Conversation.objects.owned_by(owner).select_for_update(no_key=True).filter(pk=conversation_id).first()
-    if found is None:
+def _existing(row: T | None) -> T:
+    if row is None:
         raise NotFound
-    return found
+    return row
+
+
+def _locked(owner: User, conversation_id: uuid.UUID) -> Conversation:
+    return _existing(
+        Conversation.objects.owned_by(owner).select_for_update(no_key=True).filter(pk=conversation_id).first()
+    )
 
 
 def _message(conversation: Conversation, message_id: uuid.UUID) -> Message:
-    found = conversation.messages.select_related("generation", "parent").filter(pk=message_id).first()
-    if found is None:
-        raise NotFound
-    return found
+    return _existing(conversation.messages.select_related("generation", "parent").filter(pk=message_id).first())
 
 
 def _check_options(options: SendOptions) -> None:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import msgspec
-from channels.db import database_sync_to_async
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
@@ -19,6 +18,7 @@ from chat import conversations, frames, resources
 from inference.errors import DomainError, NotFound
 from inference.following import follow
 from inference.stream import EventId
+from inference.threads import on_thread
 
 
 @never_cache
@@ -65,7 +65,7 @@ def models(request: HttpRequest) -> HttpResponse:
 async def events(request: HttpRequest, generation: uuid.UUID) -> HttpResponse | StreamingHttpResponse:
     """The frames of the socket for one generation, as Server-Sent Events (WHATWG HTML, section 9.2)."""
     try:
-        await database_sync_to_async(_check_reader, thread_sensitive=False)(request, generation)
+        await on_thread(lambda: conversations.generation_of(_owner(request), generation))
         after = _event_id(request.headers.get("Last-Event-ID") or request.GET.get("after", ""))
     except DomainError as error:
         return _error(error)
@@ -80,10 +80,6 @@ async def _event_stream(generation: uuid.UUID, after: EventId | None) -> AsyncIt
             at = getattr(item, "id", None)
             prefix = f"id: {at}\n" if at else ""
             yield f"{prefix}data: {frames.encode(frames.outgoing(generation, item))}\n\n".encode()
-
-
-def _check_reader(request: HttpRequest, generation: uuid.UUID) -> None:
-    conversations.generation_of(_owner(request), generation)
 
 
 def _page(request: HttpRequest, conversation_id: uuid.UUID | None) -> HttpResponse:

@@ -10,8 +10,8 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass
+from functools import partial
 
-from channels.db import database_sync_to_async
 from redis.exceptions import RedisError
 
 from inference import stream
@@ -19,6 +19,7 @@ from inference.generations import queue_position
 from inference.models import Generation
 from inference.reader import Feed, readers
 from inference.stream import START, Event, EventId, Kind
+from inference.threads import on_thread
 from inference.types import Channel
 
 # Silence after which PostgreSQL is asked; shorter while a place in the queue is to be shown.
@@ -103,7 +104,7 @@ def saved(generation: Generation) -> EventId:
 async def _live(generation: Generation, feed: Feed, cursor: EventId) -> AsyncIterator[Followed]:
     while True:
         fresh = feed.after(cursor)
-        events = _unbroken(cursor, fresh)
+        events = stream.unbroken(cursor, fresh)
         if events:
             for item in _merge(events):
                 yield item
@@ -125,7 +126,7 @@ async def _live(generation: Generation, feed: Feed, cursor: EventId) -> AsyncIte
                 yield item
             return
         if generation.state == Generation.State.QUEUED:
-            yield Queued(await database_sync_to_async(queue_position, thread_sensitive=False)(generation))
+            yield Queued(await on_thread(partial(queue_position, generation)))
         elif saved(generation) > cursor:
             cursor = saved(generation)
             yield Snapshot(cursor, generation.text, generation.reasoning)
@@ -139,17 +140,6 @@ async def _rest(generation: Generation, cursor: EventId) -> AsyncIterator[Follow
     if cursor != saved(generation) and (generation.text or generation.reasoning):
         yield Snapshot(saved(generation), generation.text, generation.reasoning)
     yield Ended(generation)
-
-
-def _unbroken(cursor: EventId, entries: list[tuple[EventId, dict[bytes, bytes]]]) -> list[Event]:
-    """The entries up to the first gap, decoded."""
-    events: list[Event] = []
-    for entry_id, fields in entries:
-        if not cursor.precedes(entry_id):
-            break
-        events.append(stream.decode(entry_id, fields))
-        cursor = entry_id
-    return events
 
 
 def _merge(events: Iterable[Event]) -> list[Followed]:
@@ -167,5 +157,4 @@ def _merge(events: Iterable[Event]) -> list[Followed]:
 
 
 async def _load(generation_id: uuid.UUID) -> Generation:
-    found: Generation = await database_sync_to_async(Generation.objects.get, thread_sensitive=False)(pk=generation_id)
-    return found
+    return await on_thread(partial(Generation.objects.get, pk=generation_id))

@@ -61,9 +61,9 @@ def give_up(absent_since: dict[str, datetime]) -> int:
     ended = 0
     for generation in Generation.objects.queued().filter(model__in=gone, created_at__lt=now - patience)[:BATCH]:
         row = Generation.objects.queued().filter(pk=generation.pk)
-        fields = {"state": Generation.State.FAILED, "error_code": NeverStarted.code, "finished_at": timezone.now()}
+        fields = {"state": Generation.State.FAILED, "error_code": NeverStarted.code, "finished_at": now}
         if row.update(**fields):
-            _announce_end(generation, generation.epoch, generation.last_seq)
+            _announce_end(generation)
             ended += 1
     return ended
 
@@ -80,7 +80,7 @@ def reap() -> int:
             if generation is None:
                 return reaped
             _interrupt(generation)
-        _announce_end(generation, generation.epoch, 0)
+        _announce_end(generation)
         reaped += 1
         metrics.count("worker_lost")
         log.warning("worker lost", extra={"generation": generation.pk, "worker": generation.worker})
@@ -105,9 +105,9 @@ def _interrupt(generation: Generation) -> None:
     generation.save()
 
 
-def _announce_end(generation: Generation, epoch: int, seq: int) -> None:
+def _announce_end(generation: Generation) -> None:
     try:
-        stream.end(generation.pk, epoch, seq)
+        stream.end(generation.pk, generation.epoch, generation.last_seq)
     except stream.Fenced:
         log.info("ended twice", extra={"generation": generation.pk})
     stream.tell_owner(generation.owner_id, generation.pk)

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import struct
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -26,6 +27,9 @@ import redis
 from django.conf import settings
 
 from inference.types import Channel
+
+# What an entry is made of, as redis-py takes it.
+Fields = dict[str, str | bytes | int]
 
 EXPIRY_S = 3600
 CONTROL_MAXLEN = 1000
@@ -148,7 +152,7 @@ class TokenLog:
 
     def append(self, text: str, token_ids: Sequence[int], channel: Channel = Channel.ANSWER) -> None:
         """Write the next delta."""
-        fields: dict[str, str | bytes | int] = {"k": Kind.DELTA, "t": text, "i": pack_ids(token_ids)}
+        fields: Fields = {"k": Kind.DELTA, "t": text, "i": pack_ids(token_ids)}
         if channel is not Channel.ANSWER:
             fields["c"] = channel
         self._add(self.seq + 1, fields)
@@ -161,38 +165,32 @@ class TokenLog:
         """Give up on the entry that may or may not have arrived: the next one leaves a gap that readers see."""
         self.seq += 2
 
-    def _add(self, seq: int, fields: dict[str, str | bytes | int]) -> None:
-        try:
-            with client().pipeline(transaction=False) as pipe:
-                pipe.xadd(self._key, fields, id=f"{self._epoch}-{seq}")
-                pipe.expire(self._key, EXPIRY_S)
-                pipe.execute()
-        except redis.ResponseError as error:
-            if "equal or smaller" in str(error):
-                raise Fenced from None
-            raise
+    def _add(self, seq: int, fields: Fields) -> None:
+        _publish(self._key, fields, entry_id=f"{self._epoch}-{seq}")
         self.seq = seq
 
 
 def fence(generation_id: uuid.UUID, epoch: int) -> None:
     """Shut out every writer of an epoch below `epoch`, before their last entries are read. Idempotent."""
-    try:
-        client().xadd(key(generation_id), {"k": Kind.FENCE}, id=f"{epoch}-0")
-        client().expire(key(generation_id), EXPIRY_S)
-    except redis.ResponseError as error:
-        if "equal or smaller" not in str(error):
-            raise
+    with suppress(Fenced):
+        _publish(key(generation_id), {"k": Kind.FENCE}, entry_id=f"{epoch}-0")
+
+
+def unbroken(cursor: EventId, entries: Iterable[tuple[EventId, dict[bytes, bytes]]]) -> list[Event]:
+    """The entries that follow `cursor` up to the first gap, decoded."""
+    events: list[Event] = []
+    for event_id, fields in entries:
+        if not cursor.precedes(event_id):
+            break
+        events.append(decode(event_id, fields))
+        cursor = event_id
+    return events
 
 
 def tail(generation_id: uuid.UUID, after: EventId) -> list[Event]:
     """The deltas of `after`'s epoch that follow it without a gap."""
     entries = client().xrange(key(generation_id), min=f"({after}", max=f"{after.epoch}-{2**63}")
-    events: list[Event] = []
-    for entry_id, fields in entries:
-        event = decode(EventId.parse(entry_id.decode()), fields)
-        if not (events[-1].id if events else after).precedes(event.id):
-            break
-        events.append(event)
+    events = unbroken(after, ((EventId.parse(entry_id.decode()), fields) for entry_id, fields in entries))
     return [event for event in events if event.kind is Kind.DELTA]
 
 
@@ -205,16 +203,23 @@ def end(generation_id: uuid.UUID, epoch: int, seq: int) -> None:
 
 def tell_owner(owner_id: uuid.UUID, generation_id: uuid.UUID) -> None:
     """Say to every socket of this owner, in any web process, that this generation began or ended."""
-    with client().pipeline(transaction=False) as pipe:
-        pipe.xadd(owner_key(owner_id), {"g": str(generation_id)}, maxlen=OWNER_MAXLEN, approximate=True)
-        pipe.expire(owner_key(owner_id), EXPIRY_S)
-        pipe.execute()
+    _publish(owner_key(owner_id), {"g": str(generation_id)}, maxlen=OWNER_MAXLEN)
 
 
 def tell_worker(worker: str, command: str, generation_id: uuid.UUID) -> None:
     """Put a command on a worker's control stream; it acts within one decode step."""
-    with client().pipeline(transaction=False) as pipe:
-        fields = {"command": command, "generation": str(generation_id)}
-        pipe.xadd(control_key(worker), fields, maxlen=CONTROL_MAXLEN, approximate=True)
-        pipe.expire(control_key(worker), EXPIRY_S)
-        pipe.execute()
+    fields: Fields = {"command": command, "generation": str(generation_id)}
+    _publish(control_key(worker), fields, maxlen=CONTROL_MAXLEN)
+
+
+def _publish(stream_key: str, fields: Fields, *, entry_id: str = "*", maxlen: int | None = None) -> None:
+    """Add an entry to a stream and renew its expiry, in one round trip. Raises Fenced and redis.RedisError."""
+    try:
+        with client().pipeline(transaction=False) as pipe:
+            pipe.xadd(stream_key, fields, id=entry_id, maxlen=maxlen, approximate=True)
+            pipe.expire(stream_key, EXPIRY_S)
+            pipe.execute()
+    except redis.ResponseError as error:
+        if "equal or smaller" in str(error):
+            raise Fenced from None
+        raise
