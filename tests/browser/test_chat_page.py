@@ -118,6 +118,50 @@ def test_markdown_is_rendered_with_code_tables_and_maths_and_money_stays_money(p
     assert page.evaluate("navigator.clipboard.readText()").strip() == "print(1 < 2 and 'ok')"
 
 
+def test_a_library_that_arrives_late_never_brings_an_older_text_back(page: Page) -> None:
+    """The text of an answer stayed cut off when the highlighter was loaded while its last words were being rendered."""
+    shown = page.evaluate(
+        """async () => {
+            const address = performance.getEntriesByType("resource").map((entry) => entry.name)
+                .find((name) => /models\\/markdown\\.[0-9a-f]+\\.js$/.test(name));
+            const { MarkdownRenderer } = await import(address);
+            const workers = [];
+            const Real = window.Worker;
+            window.Worker = class extends EventTarget {
+                posted = [];
+                constructor() { super(); workers.push(this); }
+                postMessage(request) { this.posted.push(request); }
+                terminate() {}
+                say(data) { this.dispatchEvent(new MessageEvent("message", { data })); }
+            };
+            const shown = [];
+            const renderer = new MarkdownRenderer("unused");
+            const show = (text) => renderer.render("m", text, (blocks) => shown.push(blocks[0]));
+            const answer = (worker, complete) => {
+                const { id, text } = worker.posted.shift();
+                worker.say({ type: "rendered", id, blocks: [text], complete });
+            };
+            show("half");
+            const [worker] = workers;
+            worker.say({ type: "ready" });
+            answer(worker, false);
+            show("half and the rest");
+            worker.say({ type: "loaded" });
+            while (worker.posted.length > 0) answer(worker, true);
+            window.Worker = Real;
+            return shown;
+        }"""
+    )
+    assert shown == ["half", "half and the rest"]
+
+
+def test_a_text_that_waits_for_a_library_is_shown_again_with_it(page: Page) -> None:
+    choose(page, TINY)
+    wait_for_state(ask(page, MARKDOWN), "done")
+    page.reload()
+    expect(answers(page).last.locator(".katex-base").first).to_be_visible()
+
+
 def test_enter_sends_shift_enter_breaks_the_line_and_composition_never_sends(page: Page) -> None:
     choose(page, TINY)
     composer = page.get_by_test_id("composer")

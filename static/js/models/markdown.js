@@ -80,7 +80,8 @@ export class MarkdownRenderer {
     const incomplete = Array.from(this.#incomplete);
     this.#incomplete.clear();
     for (const [id, { text, answered }] of incomplete) {
-      if (!this.#jobs.get(id)?.next) this.render(id, text, answered);
+      // A request under way has a later text, and is rendered with the library: the worker says "loaded" in between.
+      if (!this.#jobs.has(id)) this.render(id, text, answered);
     }
   }
 
