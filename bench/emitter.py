@@ -74,7 +74,7 @@ def begin() -> Stream:
         idempotency_key=uuid.uuid4(),
         request_hash=b"",
     )
-    generation = Generation.objects.claim(queued.pk, WORKER)
+    generation = Generation.objects.claim(WORKER, model=queued.model, door=queued.door)
     assert generation is not None
     log = TokenLog(generation.pk, generation.epoch)
     log.open(prompt_tokens=8, dropped_messages=0)

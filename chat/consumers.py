@@ -96,9 +96,13 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                 if window := self.windows.get(generation):
                     window.acknowledge(EventId.parse(at))
             case frames.Send():
-                await self._start(frame, lambda: conversations.send(self._ensure_owner(), frame))
+                await self._start(
+                    frame, lambda asked: conversations.send(self._ensure_owner(), frame, request_id=asked)
+                )
             case frames.Regenerate():
-                await self._start(frame, lambda: conversations.regenerate(self._ensure_owner(), frame))
+                await self._start(
+                    frame, lambda asked: conversations.regenerate(self._ensure_owner(), frame, request_id=asked)
+                )
             case frames.Follow(generation=generation, after=after):
                 await on_thread(lambda: conversations.generation_of(self._current_owner(), generation))
                 self._follow(generation, EventId.parse(after) if after else None)
@@ -107,8 +111,14 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                     lambda: generations.cancel(conversations.generation_of(self._current_owner(), generation))
                 )
 
-    async def _start(self, frame: frames.Send | frames.Regenerate, operation: Callable[[], conversations.Sent]) -> None:
-        sent = await on_thread(operation)
+    async def _start(
+        self, frame: frames.Send | frames.Regenerate, operation: Callable[[str], conversations.Sent]
+    ) -> None:
+        """Each frame is a request of its own, with an id as an HTTP request has one."""
+        request_id = uuid.uuid4().hex
+        sent = await on_thread(lambda: operation(request_id))
+        told = {"generation": sent.generation, "conversation": sent.conversation, "model": frame.model}
+        log.info("accepted", extra={"request_id": request_id, **told})
         unheard = not self.watching
         self._watch_owner()
         accepted = frames.Accepted(

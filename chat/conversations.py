@@ -40,8 +40,10 @@ class Sent:
     generation: uuid.UUID
 
 
-def send(owner: User, frame: Send) -> Sent:
+def send(owner: User, frame: Send, *, request_id: str) -> Sent:
     """Store a message and start its answer, in one transaction. Idempotent by the frame's key.
+
+    `request_id` goes with the generation, so that the log lines of web and worker can be joined.
 
     Raises EmptyMessage, MessageTooLong, InvalidText, NotFound, AnswerInProgress, IdempotencyConflict, and what
     `generations.admit` raises.
@@ -67,10 +69,10 @@ def send(owner: User, frame: Send) -> Sent:
         question = Message.objects.create(
             conversation=conversation, parent=parent, role=Message.Role.USER, content=frame.content
         )
-        return _answer(owner, frame, spec, conversation, question)
+        return _answer(owner, frame, spec, conversation, question, request_id=request_id)
 
 
-def regenerate(owner: User, frame: Regenerate) -> Sent:
+def regenerate(owner: User, frame: Regenerate, *, request_id: str) -> Sent:
     """Start another answer beside an assistant message. Idempotent; raises as `send` does."""
     _check_options(frame.options)
     with transaction.atomic():
@@ -83,7 +85,7 @@ def regenerate(owner: User, frame: Regenerate) -> Sent:
             raise BadRequest(detail="only an answer can be generated again")
         if not answer.generation.is_terminal:
             raise AnswerInProgress
-        return _answer(owner, frame, spec, conversation, answer.parent)
+        return _answer(owner, frame, spec, conversation, answer.parent, request_id=request_id)
 
 
 def read(owner: User | None, conversation_id: uuid.UUID) -> Conversation:
@@ -136,7 +138,13 @@ def _repeated(owner: User, frame: Send | Regenerate) -> Sent | None:
 
 
 def _answer(
-    owner: User, frame: Send | Regenerate, spec: ModelSpec, conversation: Conversation, question: Message
+    owner: User,
+    frame: Send | Regenerate,
+    spec: ModelSpec,
+    conversation: Conversation,
+    question: Message,
+    *,
+    request_id: str,
 ) -> Sent:
     generation = generations.start(
         generations.Request(
@@ -147,6 +155,7 @@ def _answer(
             options=_options(frame.options),
             key=frame.key,
             fingerprint=_fingerprint(frame),
+            request_id=request_id,
         )
     )
     answer = Message.objects.create(

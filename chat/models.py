@@ -51,8 +51,9 @@ class Conversation(models.Model):
         return str(self.id)
 
     def branch(self) -> list[Message]:
-        """The visible messages, oldest first, each with its generation. One query."""
-        rows = {row.pk: row for row in self.messages.select_related("generation")}
+        """The visible messages, oldest first, each with its generation but for its prompt and token ids. One query."""
+        messages = self.messages.select_related("generation").defer("generation__prompt", "generation__token_ids")
+        rows = {row.pk: row for row in messages}
         branch: list[Message] = []
         at = self.leaf_id
         while at is not None:

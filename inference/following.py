@@ -125,12 +125,13 @@ async def _live(generation: Generation, feed: Feed, cursor: EventId) -> AsyncIte
             async for item in _rest(generation, cursor):
                 yield item
             return
-        if generation.state == Generation.State.QUEUED:
-            yield Queued(await on_thread(partial(queue_position, generation)))
-        elif saved(generation) > cursor:
+        if saved(generation) > cursor:
             cursor = saved(generation)
             yield Snapshot(cursor, generation.text, generation.reasoning)
-        elif fresh:
+            continue
+        if generation.state == Generation.State.QUEUED:
+            yield Queued(await on_thread(partial(queue_position, generation)))
+        if fresh:
             # A gap, and the next save that closes it is less than a second away.
             await asyncio.sleep(RETRY_S)
 

@@ -31,6 +31,9 @@ from inference.types import Sampling, Turn
 
 log = logging.getLogger("generations")
 
+# More than tokens hold on average in any language: what is over the context's length of these can never be read.
+BYTES_PER_TOKEN = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -72,15 +75,18 @@ def find(owner: User, key: uuid.UUID, body: bytes) -> Generation | None:
 
 
 def start(request: Request) -> Generation:
-    """Insert a queued generation, and send it to a worker when the caller's transaction commits.
+    """Insert a queued generation, and tell the workers of its model when the caller's transaction commits.
 
-    Call it inside a transaction that has locked the owner's row, has asked `find`, and was admitted.
+    Of a long conversation it keeps what the context could hold. Call it inside a transaction that has locked the
+    owner's row, has asked `find`, and was admitted.
     """
+    turns, cut = _cut(request.turns, request.model.context_length * BYTES_PER_TOKEN)
     generation = Generation.objects.create(
         owner=request.owner,
         door=request.door,
         model=request.model.slug,
-        prompt=[asdict(turn) for turn in request.turns],
+        prompt=[asdict(turn) for turn in turns],
+        cut_turns=cut,
         sampling=asdict(_sampling(request.model, request.options)),
         idempotency_key=request.key,
         request_hash=request.fingerprint,
@@ -116,17 +122,20 @@ def cancel(generation: Generation) -> None:
     """End a generation; what was streamed stays. Idempotent; a terminal row stays as it is.
 
     A queued one ends here. A running one is ended by its worker, which hears of it over its control stream at once, or,
-    should that message get lost, with its next save.
+    should that message get lost, with its next save. The wish is written first: from then on nobody queues it again.
     """
     now = timezone.now()
     row = Generation.objects.filter(pk=generation.pk)
     ended = {"state": Generation.State.CANCELLED, "finish_reason": "cancelled", "finished_at": now}
+    if not row.active().update(cancel_requested_at=now):
+        return
     try:
-        if row.queued().update(**ended):
+        over = row.queued().update(**ended)
+        generation.refresh_from_db(fields=["epoch", "last_seq", "worker"])
+        if over:
             stream.end(generation.pk, generation.epoch, generation.last_seq)
             stream.tell_owner(generation.owner_id, generation.pk)
-        elif row.filter(state=Generation.State.RUNNING).update(cancel_requested_at=now):
-            generation.refresh_from_db(fields=["worker"])
+        else:
             stream.tell_worker(generation.worker, "cancel", generation.pk)
     except (RedisError, stream.Fenced):
         log.warning("stop reached PostgreSQL only", extra={"generation": generation.pk})
@@ -136,6 +145,24 @@ def queue_position(generation: Generation) -> int:
     """1 for the next one of its model to be claimed. One query."""
     ahead = Q(created_at__lt=generation.created_at) | Q(created_at=generation.created_at, pk__lt=generation.pk)
     return Generation.objects.queued().filter(ahead, model=generation.model).count() + 1
+
+
+def _cut(turns: Sequence[Turn], room_bytes: int) -> tuple[Sequence[Turn], int]:
+    """The turns that fit into so many bytes, and how many of the oldest do not.
+
+    A leading system turn and the newest turn stay whatever their size; what stays between begins with a user turn.
+    """
+    head = turns[:1] if turns and turns[0].role == "system" else turns[:0]
+    body = turns[len(head) :]
+    first = max(len(body) - 1, 0)
+    room_bytes -= sum(len(turn.content.encode()) for turn in (*head, *body[first:]))
+    for place in range(first - 1, -1, -1):
+        room_bytes -= len(body[place].content.encode())
+        if room_bytes < 0:
+            break
+        if body[place].role == "user":
+            first = place
+    return [*head, *body[first:]], first
 
 
 def _sampling(spec: ModelSpec, options: Options) -> Sampling:
@@ -154,8 +181,9 @@ def _sampling(spec: ModelSpec, options: Options) -> Sampling:
 
 def _send(generation: Generation) -> None:
     try:
-        tasks.enqueue(generation)
+        tasks.enqueue(generation.model, generation.door)
         stream.tell_owner(generation.owner_id, generation.pk)
     except (OperationalError, RedisError):
         # The row is safe in PostgreSQL; the sweeper sends it again.
-        log.warning("queued without a message", extra={"generation": generation.pk})
+        extra = {"request_id": generation.request_id, "generation": generation.pk}
+        log.warning("queued without a message", extra=extra)

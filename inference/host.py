@@ -102,9 +102,16 @@ class Host:
         except prompts.PromptTooLong:
             return None
 
-    def submit(self, generation_id: uuid.UUID, prompt_ids: Sequence[int], sampling: Sampling) -> Handle:
-        """Hand a generation to the engine, under its id, so that a stop finds it."""
-        handle = self._engine.submit(prompt_ids, sampling)
+    def submit(
+        self,
+        generation_id: uuid.UUID,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        resumed_ids: Sequence[int] = (),
+    ) -> Handle:
+        """Hand a generation to the engine, under its id, so that a stop finds it. `resumed_ids` another has sampled."""
+        handle = self._engine.submit(prompt_ids, sampling, resumed_ids=resumed_ids)
         with self._lock:
             self._handles[generation_id] = handle
             stopped = generation_id in self._early
@@ -121,12 +128,15 @@ class Host:
         if handle is not None:
             self._engine.abort(handle)
 
-    def release(self, generation_id: uuid.UUID) -> None:
-        """Forget a generation that has ended here; one that the engine still decodes is aborted."""
+    def release(self, generation_id: uuid.UUID, handle: Handle) -> None:
+        """Forget a run that has ended here; one that the engine still decodes is aborted.
+
+        A generation that was lost and came back has a handle of its own by then, which stays.
+        """
         with self._lock:
-            handle = self._handles.pop(generation_id, None)
-        if handle is not None:
-            self._engine.abort(handle)
+            if self._handles.get(generation_id) is handle:
+                del self._handles[generation_id]
+        self._engine.abort(handle)
 
     def _wait_for_answers(self, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s

@@ -1,8 +1,9 @@
 """Generation: the one truth about an answer, and the compare-and-set steps of its life.
 
 Invariants, kept by the WHERE clause of each UPDATE:
-- a row leaves `queued` once (claim, cancel or give up), and a claim raises its epoch;
-- only the worker of the current epoch writes to a running row;
+- a claim raises the epoch, so that each worker that writes has one of its own;
+- only who is named in a running row writes to it: the worker of its epoch, or the reaper that has taken it over;
+- a row goes back to `queued` with all that was written, so that the next worker goes on in the same sentence;
 - a terminal row never changes again.
 Leases are compared with PostgreSQL's clock alone, never with a worker's.
 """
@@ -52,21 +53,38 @@ class GenerationQuerySet(models.QuerySet["Generation"]):
     def queued(self) -> GenerationQuerySet:
         return self.filter(state=Generation.State.QUEUED)
 
-    def claim(self, generation_id: uuid.UUID, worker: str) -> Generation | None:
-        """Take a queued generation; None where another worker has it, or it is over. One statement."""
-        rows = self.raw(
-            """UPDATE inference_generation
+    def claim(self, worker: str, *, model: str, door: str) -> Generation | None:
+        """Take the oldest generation of a queue; None where none waits. One statement."""
+        return self._take(
+            """WITH oldest AS (
+                   SELECT id FROM inference_generation WHERE state = 'queued' AND model = %s AND door = %s
+                   ORDER BY created_at, id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)
+               UPDATE inference_generation AS taken
                SET state = 'running', epoch = epoch + 1, worker = %s, last_seq = 0, started_at = clock_timestamp(),
                    lease_until = clock_timestamp() + make_interval(secs => %s)
-               WHERE id = %s AND state = 'queued' RETURNING *""",
-            [worker, LEASE_S, generation_id],
+               FROM oldest WHERE taken.id = oldest.id RETURNING taken.*""",
+            [model, door, worker, LEASE_S],
         )
-        return next(iter(rows), None)
 
-    def expired(self) -> GenerationQuerySet:
-        """Running rows whose worker has not renewed its lease; locked, past those that another reaper holds."""
-        stale = self.filter(state=Generation.State.RUNNING, lease_until__lt=ClockNow())
-        return stale.order_by("lease_until").select_for_update(skip_locked=True)
+    def take_over(self, reaper: str) -> Generation | None:
+        """Take the running generation whose lease ran out first; None where none did. One statement.
+
+        Its worker can write to it no more. The epoch stays until the reaper is done, as `last_seq` is a place in it.
+        Sets `lost_worker`, the name of who let the lease run out.
+        """
+        return self._take(
+            """WITH lost AS (
+                   SELECT id, worker AS lost_worker FROM inference_generation
+                   WHERE state = 'running' AND lease_until < clock_timestamp()
+                   ORDER BY lease_until LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)
+               UPDATE inference_generation AS taken
+               SET worker = %s, lease_until = clock_timestamp() + make_interval(secs => %s)
+               FROM lost WHERE taken.id = lost.id RETURNING taken.*, lost.lost_worker""",
+            [reaper, LEASE_S],
+        )
+
+    def _take(self, statement: str, parameters: list[object]) -> Generation | None:
+        return next(iter(self.raw(statement, parameters)), None)
 
 
 class ClockNow(Now):
@@ -77,7 +95,11 @@ class ClockNow(Now):
 
 
 class Generation(models.Model):
-    """One answer being written, or written. `text` and `reasoning` are what the person was shown."""
+    """One answer being written, or written. `text` and `reasoning` are what the person was shown.
+
+    `cut_turns` were left out of the prompt at the start, as no context could hold them; `dropped_messages` counts these
+    and what the worker left out. `crashes` counts the workers that were lost over it.
+    """
 
     class State(models.TextChoices):
         QUEUED = "queued"
@@ -99,6 +121,7 @@ class Generation(models.Model):
     model = models.CharField(max_length=80)
     revision = models.CharField(max_length=120, blank=True)
     prompt = models.JSONField()
+    cut_turns = models.PositiveIntegerField(default=0)
     sampling = models.JSONField()
     idempotency_key = models.UUIDField()
     request_hash = models.BinaryField(max_length=32)
@@ -106,6 +129,7 @@ class Generation(models.Model):
 
     state = models.CharField(max_length=11, choices=State, default=State.QUEUED)
     epoch = models.PositiveIntegerField(default=0)
+    crashes = models.PositiveSmallIntegerField(default=0)
     worker = models.CharField(max_length=80, blank=True)
     lease_until = models.DateTimeField(null=True)
     cancel_requested_at = models.DateTimeField(null=True)
@@ -127,6 +151,7 @@ class Generation(models.Model):
     finished_at = models.DateTimeField(null=True)
 
     objects = GenerationQuerySet.as_manager()
+    lost_worker: str
 
     class Meta:
         constraints = [
@@ -141,7 +166,9 @@ class Generation(models.Model):
         ]
         indexes = [
             models.Index(fields=["lease_until"], name="generation_lease", condition=Q(state="running")),
-            models.Index(fields=["model", "created_at"], name="generation_queue", condition=Q(state="queued")),
+            models.Index(
+                fields=["model", "door", "created_at", "id"], name="generation_queue", condition=Q(state="queued")
+            ),
             models.Index(fields=["owner"], name="generation_active", condition=Q(state__in=("queued", "running"))),
         ]
 
@@ -168,42 +195,54 @@ class Generation(models.Model):
         return round((self.completion_tokens - 1) / seconds, 1) if seconds > 0 else None
 
     def read_prompt(self, *, prompt_tokens: int, dropped_messages: int, revision: str) -> bool:
-        """Record what the worker made of the prompt. False where this epoch has lost the row."""
+        """Record what the worker made of the prompt. False where the row is lost."""
         fields = {"prompt_tokens": prompt_tokens, "dropped_messages": dropped_messages, "revision": revision}
         return bool(self._mine().update(**fields))
 
     def persist(self, progress: Progress) -> bool:
-        """Save progress and renew the lease. False: another epoch owns the row, it is over, or a stop was asked for."""
+        """Save progress and renew the lease. False: the row is lost or over, or a stop was asked for."""
         lease = ClockNow() + timedelta(seconds=LEASE_S)
         mine = self._mine().filter(cancel_requested_at__isnull=True)
         return bool(mine.update(lease_until=lease, first_token_at=self.first_token_at, **_columns(progress)))
 
-    def finish(self, outcome: Outcome, progress: Progress) -> bool:
-        """The terminal write, with everything that is final. False where this epoch has lost the row."""
-        fields = {
+    def finish(self, outcome: Outcome, progress: Progress, *, crashed: bool = False) -> bool:
+        """The terminal write, with everything that is final. False where the row is lost.
+
+        `crashed` is for the reaper, which ends the row in the next epoch: that of its fence.
+        """
+        values: dict[str, object] = {
             "state": outcome.state,
             "finish_reason": outcome.finish_reason or "",
             "error_code": outcome.error_code,
+            "first_token_at": self.first_token_at,
+            "finished_at": timezone.now(),
+            **_columns(progress),
+            **self._next_epoch(crashed),
         }
-        now = timezone.now()
-        values = {**fields, **_columns(progress), "first_token_at": self.first_token_at, "finished_at": now}
         if not self._mine().update(**values, lease_until=None):
             return False
         for name, value in values.items():
             setattr(self, name, value)
         return True
 
-    def hand_back(self) -> bool:
-        """Queue a claimed generation again before it has any text. False where this epoch has lost the row."""
-        silent = self._mine().filter(text="", cancel_requested_at__isnull=True)
-        return bool(silent.update(state=self.State.QUEUED, lease_until=None, worker=""))
+    def hand_back(self, progress: Progress, *, crashed: bool = False) -> bool:
+        """Queue a running generation again with all that it has, for another worker to go on from there.
+
+        False where the row is lost or a stop was asked for. `crashed` as for `finish`.
+        """
+        mine = self._mine().filter(cancel_requested_at__isnull=True)
+        values = {"first_token_at": self.first_token_at, **_columns(progress), **self._next_epoch(crashed)}
+        return bool(mine.update(state=self.State.QUEUED, lease_until=None, worker="", **values))
 
     def stop_was_asked_for(self) -> bool:
         """Whether its owner has asked to stop it, whoever ends it now."""
         return Generation.objects.filter(pk=self.pk, cancel_requested_at__isnull=False).exists()
 
     def _mine(self) -> GenerationQuerySet:
-        return Generation.objects.filter(pk=self.pk, epoch=self.epoch, state=self.State.RUNNING)
+        return Generation.objects.filter(pk=self.pk, epoch=self.epoch, worker=self.worker, state=self.State.RUNNING)
+
+    def _next_epoch(self, crashed: bool) -> dict[str, object]:
+        return {"epoch": self.epoch + 1, "crashes": self.crashes + 1} if crashed else {}
 
 
 def _columns(progress: Progress) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What the scheduler does every few seconds: lost messages are sent again, lost workers' answers are ended.
+"""What the scheduler does every few seconds: lost messages are sent again, lost workers' answers go on elsewhere.
 
 Each function is idempotent and may run in several processes at once.
 """
@@ -6,40 +6,47 @@ Each function is idempotent and may run in several processes at once.
 from __future__ import annotations
 
 import logging
+import struct
+import uuid
 from datetime import datetime, timedelta
 
-from django.db import transaction
+from django.db import DatabaseError
+from django.db.models import Count
 from django.utils import timezone
+from kombu.exceptions import OperationalError
+from redis.exceptions import ResponseError
 
 from inference import metrics, stream, tasks, workers
 from inference.errors import NeverStarted, WorkerLost
-from inference.models import Generation
+from inference.models import Generation, Outcome, Progress
 from inference.stream import EventId
-from inference.types import Channel
+from inference.types import Channel, FinishReason
 
 log = logging.getLogger("recovery")
 
 RESEND_AFTER_S = 5
 GIVE_UP_AFTER_S = 60
 BATCH = 100
+# An answer whose worker is lost goes on elsewhere, unless it has cost so many workers: it may be what ends them.
+CRASHES_MAX = 2
+# What is wrong with one row or its log alone; where Redis or PostgreSQL is away, the others would not fare better.
+UNREADABLE = (ResponseError, DatabaseError, ValueError, KeyError, struct.error)
 
 
 def sweep() -> int:
-    """Send queued generations again whose message was lost. Returns how many.
+    """Send the messages that queued generations lack. Returns how many. One query; raises RedisError.
 
-    While a queue holds messages, its rows are only waiting their turn; an empty queue with old rows has lost some.
-    A claim decides in PostgreSQL, so a message too many does no harm. Raises RedisError.
+    A message stands for no generation in particular, so what counts is how many there are: at least one for each row
+    that has waited for a while. One too many does no harm, as the claim decides in PostgreSQL.
     """
     old = Generation.objects.queued().filter(created_at__lt=timezone.now() - timedelta(seconds=RESEND_AFTER_S))
     sent = 0
-    for model, door in old.values_list("model", "door").distinct():
-        if tasks.backlog(model, door):
-            continue
-        for generation in old.filter(model=model, door=door).order_by("created_at")[:BATCH]:
-            tasks.enqueue(generation)
+    for model, door, waiting in old.values_list("model", "door").annotate(waiting=Count("pk")):
+        for _ in range(min(waiting - tasks.backlog(model, door), BATCH)):
+            tasks.enqueue(model, door)
             sent += 1
     if sent:
-        log.info("sent queued generations again", extra={"count": sent})
+        log.info("sent messages again", extra={"count": sent})
     return sent
 
 
@@ -60,49 +67,77 @@ def give_up(absent_since: dict[str, datetime]) -> int:
     gone = [model for model, since in absent_since.items() if now - since >= patience]
     ended = 0
     for generation in Generation.objects.queued().filter(model__in=gone, created_at__lt=now - patience)[:BATCH]:
-        row = Generation.objects.queued().filter(pk=generation.pk)
-        fields = {"state": Generation.State.FAILED, "error_code": NeverStarted.code, "finished_at": now}
-        if row.update(**fields):
+        row = Generation.objects.queued().filter(pk=generation.pk, epoch=generation.epoch)
+        state, code = Generation.State.FAILED, NeverStarted.code
+        if generation.token_ids:
+            # Handed back in mid-answer, and nobody came to go on.
+            state, code = Generation.State.INTERRUPTED, WorkerLost.code
+        if row.update(state=state, error_code=code, finished_at=now):
             _announce_end(generation)
             ended += 1
     return ended
 
 
 def reap() -> int:
-    """End running generations whose worker has let its lease run out, with all that it wrote. Returns how many.
+    """Queue generations again whose worker has let its lease run out, with all that it wrote. Returns how many.
 
-    The epoch is raised and the log fenced first; then nothing can be added to the tail that is read. Raises RedisError.
+    Each is taken over in one short statement, and no lock is held while Redis is asked: a reaper that is lost itself
+    lets the lease run out again. A row that cannot be read is told of, holds up no other, and is tried again when this
+    reaper's lease on it has run out. Raises RedisError where Redis is away.
     """
+    name = f"reaper-{uuid.uuid4().hex}"
     reaped = 0
-    while True:
-        with transaction.atomic():
-            generation = Generation.objects.expired().first()
-            if generation is None:
-                return reaped
-            _interrupt(generation)
+    while generation := Generation.objects.take_over(name):
+        try:
+            reaped += _recover(generation)
+        except UNREADABLE:
+            log.exception("not reaped", extra={"generation": generation.pk, "epoch": generation.epoch})
+    return reaped
+
+
+def _recover(generation: Generation) -> bool:
+    """Send a generation to another worker, or end it where it must not go on. False where the row was lost meanwhile.
+
+    The log is fenced first; then nothing can be added to the tail that is read.
+    """
+    stream.fence(generation.pk, generation.epoch + 1)
+    written = _written(generation)
+    if generation.crashes + 1 < CRASHES_MAX and generation.hand_back(written, crashed=True):
+        _send(generation)
+    elif generation.finish(_outcome(generation), written, crashed=True):
         _announce_end(generation)
-        reaped += 1
-        metrics.count("worker_lost")
-        log.warning("worker lost", extra={"generation": generation.pk, "worker": generation.worker})
+    else:
+        return False
+    metrics.count("worker_lost")
+    log.warning(
+        "worker lost",
+        extra={"request_id": generation.request_id, "generation": generation.pk, "worker": generation.lost_worker},
+    )
+    return True
 
 
-def _interrupt(generation: Generation) -> None:
-    last = EventId(generation.epoch, generation.last_seq)
-    generation.epoch += 1
-    stream.fence(generation.pk, generation.epoch)
-    events = stream.tail(generation.pk, last)
-    token_ids = bytes(generation.token_ids) + b"".join(event.token_ids for event in events)
-    generation.text += "".join(event.text for event in events if event.channel is Channel.ANSWER)
-    generation.reasoning += "".join(event.text for event in events if event.channel is Channel.REASONING)
-    generation.token_ids = token_ids
-    generation.completion_tokens = len(stream.unpack_ids(token_ids))
-    stopped = generation.cancel_requested_at is not None
-    generation.state = Generation.State.CANCELLED if stopped else Generation.State.INTERRUPTED
-    generation.finish_reason = "cancelled" if stopped else ""
-    generation.error_code = "" if stopped else WorkerLost.code
-    generation.last_seq = 0
-    generation.lease_until, generation.finished_at = None, timezone.now()
-    generation.save()
+def _written(generation: Generation) -> Progress:
+    """What was saved and what the log holds beyond it, as the first place of the epoch that follows."""
+    events = stream.tail(generation.pk, EventId(generation.epoch, generation.last_seq))
+    return Progress(
+        text=generation.text + "".join(event.text for event in events if event.channel is Channel.ANSWER),
+        reasoning=generation.reasoning + "".join(event.text for event in events if event.channel is Channel.REASONING),
+        token_ids=stream.unpack_ids(bytes(generation.token_ids) + b"".join(event.token_ids for event in events)),
+        seq=0,
+    )
+
+
+def _outcome(generation: Generation) -> Outcome:
+    if generation.stop_was_asked_for():
+        return Outcome(Generation.State.CANCELLED, FinishReason.CANCELLED)
+    return Outcome(Generation.State.INTERRUPTED, error_code=WorkerLost.code)
+
+
+def _send(generation: Generation) -> None:
+    try:
+        tasks.enqueue(generation.model, generation.door)
+    except OperationalError:
+        log.warning("queued without a message", extra={"generation": generation.pk})
 
 
 def _announce_end(generation: Generation) -> None:

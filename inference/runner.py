@@ -3,13 +3,13 @@
 The engine samples on a thread of its own and never waits for this one. Here tokens are gathered for at most 50 ms into
 one entry of the token log, saved each second together with the lease, and closed by one terminal write. The runner
 holds no truth: if the row or the log says that another epoch owns the generation, it stops and writes nothing more.
+What another worker began it goes on with, from the text and the token ids that the row has.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from inference import metrics, stream
-from inference.errors import ContextExceeded, EngineFailed, WorkerLost
+from inference.errors import ContextExceeded, EngineFailed
 from inference.models import LEASE_S, Generation, Outcome, Progress
 from inference.stream import Fenced, TokenLog
 from inference.types import Channel, Delta, Finished, FinishReason, Sampling, Turn
@@ -44,25 +44,25 @@ T = TypeVar("T")
 host: Host | None = None
 
 
-def run(generation_id: uuid.UUID) -> None:
-    """Claim the generation and write it to its end. Does nothing where another worker has it, or it is over."""
+def run(model: str, door: str) -> None:
+    """Claim the oldest generation of a queue and write it to its end. Does nothing where none waits any more."""
     if host is None:
         raise RuntimeError("this process is no worker: it has no engine")
     with host.at_work():
-        generation = _stored(lambda: Generation.objects.claim(generation_id, host.name))
+        generation = _stored(lambda: Generation.objects.claim(host.name, model=model, door=door))
         if generation is None:
-            _count_lost_claim(generation_id)
+            _count_lost_claim(model, door)
             return
         answer = Answer(generation, host)
         try:
             answer.write()
         except Exception:
             # The one boundary of the system: whatever breaks here must not leave a row running until its lease ends.
-            log.exception("generation broke", extra={"generation": generation_id})
+            log.exception("generation broke", extra={"generation": generation.pk})
             if answer.outcome is None:
                 answer.end(Outcome(Generation.State.FAILED, error_code=EngineFailed.code))
         finally:
-            host.release(generation_id)
+            answer.release()
 
 
 def _stored(operation: Callable[[], T]) -> T:
@@ -74,44 +74,53 @@ def _stored(operation: Callable[[], T]) -> T:
         connection.close()
 
 
-def _count_lost_claim(generation_id: uuid.UUID) -> None:
-    log.debug("nothing to claim", extra={"generation": generation_id})
+def _count_lost_claim(model: str, door: str) -> None:
+    log.debug("nothing to claim", extra={"model": model, "door": door})
     with suppress(RedisError):
         metrics.count("claim_lost")
 
 
 @dataclass
 class Answer:
-    """The state of one run: what has been written to the log, and what still waits to be."""
+    """The state of one run: what has been written to the log, and what still waits to be.
+
+    `held` is text that the engine gave out at the end alone, as it might have become something else (half a stop
+    string). It belongs to the answer when it ends here: a worker that goes on holds it back itself.
+    """
 
     generation: Generation
     host: Host
-    text: dict[Channel, str] = field(default_factory=lambda: dict.fromkeys(Channel, ""))
-    token_ids: list[int] = field(default_factory=list)
     pending: list[Delta] = field(default_factory=list)
+    held: list[Delta] = field(default_factory=list)
+    handle: Handle | None = None
     lost: bool = False
     unreachable: bool = False
     outcome: Outcome | None = None
 
     def __post_init__(self) -> None:
-        self.log = TokenLog(self.generation.pk, self.generation.epoch)
+        row = self.generation
+        self.log = TokenLog(row.pk, row.epoch)
+        self.text = {Channel.ANSWER: row.text, Channel.REASONING: row.reasoning}
+        self.token_ids = stream.unpack_ids(bytes(row.token_ids))
 
     def write(self) -> None:
-        sampling = Sampling(**{**self.generation.sampling, "stop": tuple(self.generation.sampling["stop"])})
+        sampling = Sampling.read(self.generation.sampling)
         turns = [Turn(**turn) for turn in self.generation.prompt]
         prompt = self.host.prompt(turns, sampling.max_tokens)
         if prompt is None:
             return self.end(Outcome(Generation.State.FAILED, error_code=ContextExceeded.code))
-        handle = self.host.submit(self.generation.pk, prompt.ids, replace(sampling, max_tokens=prompt.max_tokens))
-        self._open(len(prompt.ids), prompt.dropped_turns)
-        finished = self._pump(handle)
-        if self.lost:
-            return
-        unsaid = self.host.drained and finished.reason is FinishReason.CANCELLED and not self.token_ids
-        # Nothing was said yet: another worker can begin afresh, and the sweeper sends it there.
-        if unsaid and _stored(self.generation.hand_back):
-            return
-        self.end(self._outcome(finished))
+        sampling = replace(sampling, max_tokens=prompt.max_tokens)
+        self.handle = self.host.submit(self.generation.pk, prompt.ids, sampling, resumed_ids=self.token_ids)
+        self._open(len(prompt.ids), self.generation.cut_turns + prompt.dropped_turns)
+        finished = self._pump(self.handle)
+        cut_off = self.host.drained and finished.reason is FinishReason.CANCELLED
+        if not self.lost and not (cut_off and self._hand_back()):
+            self.end(self._outcome(finished))
+
+    def release(self) -> None:
+        """Take the request from the engine, if it is still there. The same generation may run here anew by now."""
+        if self.handle is not None:
+            self.host.release(self.generation.pk, self.handle)
 
     def _pump(self, handle: Handle) -> Finished:
         """Move tokens from the engine to the log and to PostgreSQL until the engine has ended. Blocks."""
@@ -130,15 +139,20 @@ class Answer:
                 self._emit()
                 emitted = now
             if now - persisted >= PERSIST_S and not self.lost:
-                self._persist()
+                if not self._persist():
+                    handle.abort()
                 persisted = now
             if self.lost:
-                self.host.abort(self.generation.pk)
+                handle.abort()
 
     def _take(self, delta: Delta) -> None:
-        if not self.token_ids and delta.token_ids:
+        self.held.append(delta)
+        if not delta.token_ids:
+            return
+        if self.generation.first_token_at is None:
             self.generation.first_token_at = timezone.now()
-        self.pending.append(delta)
+        self.pending += self.held
+        self.held.clear()
         self.token_ids.extend(delta.token_ids)
 
     def _open(self, prompt_tokens: int, dropped_messages: int) -> None:
@@ -182,28 +196,29 @@ class Answer:
         self.unreachable = False
         self.log.skip()
 
-    def _persist(self) -> None:
+    def _persist(self) -> bool:
+        """Whether the row is still this run's to write."""
         if self.unreachable:
             self._pass_over()
         try:
-            kept = _stored(lambda: self.generation.persist(self._progress()))
+            return _stored(lambda: self.generation.persist(self._progress()))
         except (DatabaseError, InterfaceError):
             # Tried again in a second; the lease says how long this may go on.
             log.warning("PostgreSQL does not answer", extra={"generation": self.generation.pk})
-            return
-        if not kept:
-            self.host.abort(self.generation.pk)
+            return True
 
     def end(self, outcome: Outcome) -> None:
         """Log what is pending, write the terminal row, then mark the log's end. Writes nothing once lost."""
         self.outcome = outcome
-        self._emit()
-        if self.unreachable:
-            self._pass_over()
+        self._flush()
+        for delta in self.held:
+            self.text[delta.channel] += delta.text
         if self.lost or not self._finish(outcome):
             log.warning("lost to a newer epoch", extra={"generation": self.generation.pk})
             return
         try:
+            for delta in self.held:
+                self.log.append(delta.text, (), delta.channel)
             self.log.close()
             stream.tell_owner(self.generation.owner_id, self.generation.pk)
             metrics.observe(self.generation)
@@ -211,12 +226,24 @@ class Answer:
             log.warning("token log unreachable", extra={"generation": self.generation.pk})
         self._report()
 
+    def _hand_back(self) -> bool:
+        """Queue the answer again for another worker; the sweeper tells of it. False where its owner has stopped it."""
+        self._flush()
+        return not self.lost and _stored(lambda: self.generation.hand_back(self._progress()))
+
+    def _flush(self) -> None:
+        self._emit()
+        if self.unreachable:
+            self._pass_over()
+
     def _finish(self, outcome: Outcome) -> bool:
         """The terminal write; tried again while PostgreSQL is away, for as long as the lease may hold."""
         deadline = time.monotonic() + LEASE_S
+        # What was held comes to the log after this: were it there before, a crash in between would have it said twice.
+        progress = replace(self._progress(), seq=self.log.seq + len(self.held))
         while True:
             try:
-                return _stored(lambda: self.generation.finish(outcome, self._progress()))
+                return _stored(lambda: self.generation.finish(outcome, progress))
             except (DatabaseError, InterfaceError):
                 if time.monotonic() > deadline:
                     raise
@@ -233,9 +260,6 @@ class Answer:
         if finished.reason is FinishReason.ERROR:
             log.error("engine failed", extra={"generation": self.generation.pk, "code": EngineFailed.code})
             return Outcome(Generation.State.FAILED, error_code=EngineFailed.code)
-        cut_off = finished.reason is FinishReason.CANCELLED and self.host.drained
-        if cut_off and not _stored(self.generation.stop_was_asked_for):
-            return Outcome(Generation.State.INTERRUPTED, error_code=WorkerLost.code)
         state = Generation.State.CANCELLED if finished.reason is FinishReason.CANCELLED else Generation.State.DONE
         return Outcome(state, finished.reason)
 

@@ -1,13 +1,14 @@
-"""The Celery task, and the queues it travels on. A task carries one id; everything else is in PostgreSQL."""
+"""The Celery task, and the queues it travels on.
+
+A message names no generation: it tells the workers of a queue that one more waits, and whoever takes it claims the
+oldest. So a lost message delays nobody in particular, and a message too many finds nothing to claim.
+"""
 
 from __future__ import annotations
-
-import uuid
 
 from celery import shared_task
 
 from inference import runner
-from inference.models import Generation
 from inference.stream import client
 
 
@@ -16,11 +17,9 @@ def queue_name(model: str, door: str) -> str:
     return f"generate.{model}.{door}"
 
 
-def enqueue(generation: Generation) -> None:
-    """Send a generation's id to the workers of its model. Raises kombu's OperationalError without Redis."""
-    generate.apply_async(
-        args=(str(generation.pk),), queue=queue_name(generation.model, generation.door), ignore_result=True, retry=False
-    )
+def enqueue(model: str, door: str) -> None:
+    """Tell the workers of a queue that one more generation waits. Raises kombu's OperationalError without Redis."""
+    generate.apply_async(args=(model, door), queue=queue_name(model, door), ignore_result=True, retry=False)
 
 
 def backlog(model: str, door: str) -> int:
@@ -29,6 +28,6 @@ def backlog(model: str, door: str) -> int:
 
 
 @shared_task(name="generate")
-def generate(generation_id: str) -> None:
-    """Write one answer; blocks a thread of the worker until it has ended."""
-    runner.run(uuid.UUID(generation_id))
+def generate(model: str, door: str) -> None:
+    """Write the oldest answer of a queue; blocks a thread of the worker until it has ended."""
+    runner.run(model, door)

@@ -5,8 +5,10 @@ A leaf: it imports the standard library alone, so that the engine runs where the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class FinishReason(StrEnum):
@@ -33,25 +35,68 @@ class Turn:
     content: str
 
 
+class Priority(StrEnum):
+    """Whose turn it is when many wait: API and CHAT share by weight, BACKGROUND takes what both leave."""
+
+    API = "api"
+    CHAT = "chat"
+    BACKGROUND = "background"
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose the next token. temperature 0 is greedy; top_k 0 and top_p 1 switch those filters off."""
+    """How to choose the next token. temperature 0 is greedy; the defaults of all others switch them off.
+
+    min_p: the least probability, as a share of the likeliest token's. repetition_penalty divides or multiplies the
+    logits of every token seen, prompt included (CTRL, arXiv 1909.05858); presence and frequency penalties are
+    subtracted for what was sampled (OpenAI's API). logit_bias: pairs of token id and what is added to its logit.
+    top_logprobs: None for no log-probabilities, else how many alternatives to tell (0 is the chosen token alone).
+    stop_ids end the answer as the model's own end tokens do; min_tokens of it are sampled before either may.
+    """
 
     temperature: float = 0.7
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     max_tokens: int = 1024
+    min_tokens: int = 0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    top_logprobs: int | None = None
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> Sampling:
+        """From its JSON form (`dataclasses.asdict`), in which tuples have become lists."""
+        listed = {name: tuple(fields[name]) for name in ("stop", "stop_ids") if name in fields}
+        bias = tuple((int(token), float(added)) for token, added in fields.get("logit_bias", ()))
+        return cls(**{**fields, **listed, "logit_bias": bias})
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """The log-probability of a sampled token, before temperature and filters, and those of the likeliest ones."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Tokens just sampled and the text that they complete; never half a UTF-8 character, and possibly no text."""
+    """Tokens just sampled and the text that they complete; never half a UTF-8 character, and possibly no text.
+
+    logprobs has one entry a token where the request asked for them.
+    """
 
     token_ids: tuple[int, ...]
     text: str
     channel: Channel = Channel.ANSWER
+    logprobs: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,15 @@ from typing import Any
 from accounts.models import User
 from chat.models import Conversation, Message
 from inference.models import Generation, Outcome, Progress
-from inference.stream import TokenLog
-from tests.stack import ABSENT
+from inference.stream import TokenLog, unpack_ids
 
 
 def queued(owner: User, **fields: Any) -> Generation:
-    """A queued generation of a model that no worker serves, with the messages around it."""
+    """A queued generation of a model of its own that no worker serves, with the messages around it."""
     values = {
         "owner": owner,
         "door": Generation.Door.CHAT,
-        "model": ABSENT,
+        "model": f"absent-{uuid.uuid4().hex}",
         "prompt": [{"role": "user", "content": "hello"}],
         "sampling": {"temperature": 0, "top_p": 1, "top_k": 0, "max_tokens": 50, "seed": 1, "stop": []},
         "idempotency_key": uuid.uuid4(),
@@ -33,17 +32,17 @@ def queued(owner: User, **fields: Any) -> Generation:
 
 
 class HandWorker:
-    """Claims a generation and writes what it is told to."""
+    """Claims a generation, the oldest of its queue, and writes what it is told to; goes on where another left off."""
 
     def __init__(self, generation: Generation, name: str = "by-hand") -> None:
-        claimed = Generation.objects.claim(generation.pk, name)
-        assert claimed is not None
+        claimed = Generation.objects.claim(name, model=generation.model, door=generation.door)
+        assert claimed == generation
         self.generation = claimed
         self.log = TokenLog(claimed.pk, claimed.epoch)
         self.log.open(prompt_tokens=3, dropped_messages=0)
         claimed.read_prompt(prompt_tokens=3, dropped_messages=0, revision="r1")
-        self.text = ""
-        self.ids: list[int] = []
+        self.text = claimed.text
+        self.ids = unpack_ids(bytes(claimed.token_ids))
 
     def write(self, text: str) -> None:
         """One entry of the log, one token a character."""
@@ -67,4 +66,9 @@ class HandWorker:
 
     def lose_lease(self) -> None:
         """Make the lease run out now, as if this worker had been gone for its length."""
-        Generation.objects.filter(pk=self.generation.pk).update(lease_until="2020-01-01T00:00:00Z")
+        end_lease(self.generation)
+
+
+def end_lease(generation: Generation) -> None:
+    """Make the lease of whoever holds this row run out now."""
+    Generation.objects.filter(pk=generation.pk).update(lease_until="2020-01-01T00:00:00Z")

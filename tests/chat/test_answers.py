@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-import pytest
+import uuid
 
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from accounts.guests import ensure_owner
+from accounts.models import User
+from chat.models import Conversation
+from inference import generations
+from inference.models import Generation
+from inference.types import Turn
 from tests.browser_client import Guest
+from tests.rows import queued
 from tests.stack import NARROW, TINY, Stack
 from tests.tiny.replies import COUNT, EMOJI, HELLO, REPLIES, SCRIPTS, STORY, STORY_STOP
+
+FINISHED = {
+    "door": "chat",
+    "model": NARROW,
+    "prompt": [],
+    "sampling": {},
+    "request_hash": b"",
+    "state": "done",
+    "finished_at": timezone.now(),
+}
 
 
 @pytest.mark.parametrize("question", REPLIES)
@@ -80,6 +102,60 @@ def test_turns_that_no_longer_fit_are_left_out_and_the_reader_is_told(stack: Sta
     assert dropped % 2 == 0
     assert started["dropped_messages"] == answer.done["dropped_messages"] == dropped
     assert started["prompt_tokens"] <= 256
+
+
+def test_what_no_context_could_hold_is_not_even_stored_with_the_prompt_and_counts_as_left_out(
+    stack: Stack, guest: Guest
+) -> None:
+    stack.worker(NARROW)
+    conversation = Conversation.objects.create(owner=ensure_owner(guest.http.cookies["sessionid"]), model=NARROW)
+    leaf = None
+    for number in range(6):
+        leaf = conversation.messages.create(role="user", parent=leaf, content=f"{number} " * 700)
+        answer = Generation.objects.create(
+            **{**FINISHED, "owner": conversation.owner, "idempotency_key": uuid.uuid4(), "text": "yes " * 300}
+        )
+        leaf = conversation.messages.create(role="assistant", parent=leaf, generation=answer)
+    with guest.socket() as socket:
+        options = {"system": "Be brief."}
+        sent, answer = socket.answer(
+            HELLO, NARROW, conversation=str(conversation.pk), parent=str(leaf.pk), options=options
+        )
+    row = Generation.objects.get(pk=sent["generation"])
+    assert [turn["role"] for turn in row.prompt] == ["system", "user", "assistant", "user"]
+    assert row.prompt[-1]["content"] == HELLO
+    assert sum(len(turn["content"]) for turn in row.prompt) <= 256 * generations.BYTES_PER_TOKEN
+    assert row.cut_turns == 10
+    started = next(frame for frame in answer.frames if frame["type"] == "started")
+    assert started["dropped_messages"] == answer.done["dropped_messages"] == row.dropped_messages == 12
+    assert answer.text == REPLIES[HELLO]
+
+
+def test_a_newest_message_of_any_size_and_the_system_turn_are_never_cut() -> None:
+    system, long = Turn("system", "s" * 100), Turn("user", "u" * 100)
+    assert generations._cut([system, Turn("user", "a"), Turn("assistant", "b"), long], 10) == ([system, long], 2)
+    assert generations._cut([long], 10) == ([long], 0)
+    assert generations._cut([system, long], 1000) == ([system, long], 0)
+
+
+def test_a_branch_is_read_without_the_prompts_and_token_ids_of_its_answers(owner: User) -> None:
+    generation = queued(owner, text="an answer")
+    with CaptureQueriesContext(connection) as queries:
+        branch = generation.message.conversation.branch()
+        assert [message.text for message in branch] == ["hello", "an answer"]
+    (query,) = queries
+    assert not any(column in query["sql"] for column in ('"prompt"', '"token_ids"'))
+
+
+def test_one_request_id_joins_the_log_lines_of_web_and_worker(stack: Stack, guest: Guest) -> None:
+    stack.worker(TINY)
+    with guest.socket() as socket:
+        sent = [socket.answer(HELLO, TINY)[0] for _ in range(2)]
+    first, second = (Generation.objects.get(pk=frame["generation"]).request_id for frame in sent)
+    assert first != second
+    for process in ("web", TINY):
+        lines = stack.log_path(process).read_text().splitlines()
+        assert [sent[0]["generation"] in line for line in lines if first in line] == [True]
 
 
 def test_a_message_longer_than_the_context_fails_with_a_sentence_and_is_kept(stack: Stack, guest: Guest) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 
 from accounts.guests import ensure_owner
-from inference import stream
+from inference import recovery, stream
 from tests.browser_client import Answer, Guest
 from tests.rows import HandWorker, queued
 from tests.stack import SLOW, TINY, Stack
@@ -105,6 +106,48 @@ def test_the_last_words_that_redis_never_had_come_with_the_end(guest: Guest) -> 
         worker.finish()
         socket.read(generation, answer)
     assert answer.text == "one two"
+
+
+def _waits(answer: Answer) -> bool:
+    return bool(answer.frames) and answer.frames[-1]["type"] == "queued"
+
+
+def test_who_follows_a_lost_worker_sees_the_next_one_go_on_in_the_same_sentence(guest: Guest) -> None:
+    worker = HandWorker(queued(ensure_owner(guest.http.cookies["sessionid"])))
+    worker.write("one ")
+    generation = str(worker.generation.pk)
+    with guest.socket() as socket, guest.socket() as other:
+        socket.follow(generation)
+        answer = socket.read(generation, until=lambda answer: answer.text)
+        worker.lose_lease()
+        recovery.reap()
+        assert socket.read(generation, answer, until=_waits).text == "one "
+        other.follow(generation)
+        late = other.read(generation, until=_waits)
+        assert late.text == "one "
+        time.sleep(0.5)  # nothing is to happen: a place in the queue is told now and then, not as fast as can be
+        successor = HandWorker(worker.generation)
+        successor.write("two")
+        for reader, shown in ((socket, answer), (other, late)):
+            reader.read(generation, shown, until=lambda answer: answer.text == "one two")
+        successor.finish()
+        for reader, shown in ((socket, answer), (other, late)):
+            assert reader.read(generation, shown).text == "one two"
+            assert sum(frame["type"] == "queued" for frame in shown.frames) < 10
+
+
+def test_what_a_lost_worker_wrote_is_shown_while_it_waits_though_its_log_is_gone(guest: Guest) -> None:
+    worker = HandWorker(queued(ensure_owner(guest.http.cookies["sessionid"])))
+    worker.write("half an answer")
+    worker.lose_lease()
+    recovery.reap()
+    stream.client().delete(stream.key(worker.generation.pk))
+    generation = str(worker.generation.pk)
+    with guest.socket() as socket:
+        socket.follow(generation)
+        assert socket.read(generation, until=_waits).text == "half an answer"
+        socket.put(type="stop", generation=generation)
+        assert socket.read(generation).done["state"] == "cancelled"
 
 
 def test_a_place_that_never_was_gets_the_whole_text_instead_of_a_wrong_rest(stack: Stack, guest: Guest) -> None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import threading
-from datetime import datetime, timedelta
 
 import pytest
 from django.db import IntegrityError, connection
-from django.utils import timezone
 
 from accounts.models import User
-from inference import generations, recovery, stream, tasks
+from inference import generations, stream, tasks
 from inference.models import Generation, Outcome
-from inference.stream import Fenced
-from inference.types import Channel
 from tests.rows import HandWorker, queued
 from tests.stack import ABSENT, TINY, Stack, wait_until
 
@@ -27,7 +23,7 @@ def test_of_many_claims_at_once_exactly_one_gets_the_generation(owner: User) -> 
     claimed = []
 
     def claim(name: str) -> None:
-        if row := Generation.objects.claim(generation.pk, name):
+        if row := Generation.objects.claim(name, model=generation.model, door="chat"):
             claimed.append(row)
         connection.close()
 
@@ -44,7 +40,7 @@ def test_the_same_message_delivered_ten_times_generates_once(stack: Stack, owner
     stack.worker(TINY)
     generation = queued(owner, model=TINY)
     for _ in range(10):
-        tasks.enqueue(generation)
+        tasks.enqueue(TINY, "chat")
     wait_until(lambda: _row(generation).is_terminal and not tasks.backlog(TINY, "chat"), "the answer")
     row = _row(generation)
     starts = [fields for _, fields in stream.client().xrange(stream.key(row.pk)) if fields[b"k"] == b"start"]
@@ -52,65 +48,23 @@ def test_the_same_message_delivered_ten_times_generates_once(stack: Stack, owner
     assert row.completion_tokens == len(bytes(row.token_ids)) // 4
 
 
-def test_a_zombie_of_an_old_epoch_can_write_neither_text_nor_an_end(owner: User) -> None:
-    zombie = HandWorker(queued(owner))
-    zombie.write("seen by all ")
-    zombie.save()
-    zombie.lose_lease()
-    recovery.reap()
-    with pytest.raises(Fenced):
-        zombie.write("never seen")
-    assert not zombie.save()
-    assert not zombie.finish()
-    row = _row(zombie.generation)
-    assert (row.state, row.text, row.epoch) == ("interrupted", "seen by all ", 2)
+def test_the_oldest_is_answered_first_whoevers_message_was_lost(stack: Stack, owner: User) -> None:
+    stack.worker(TINY)
+    lost, *newer = [queued(owner, model=TINY) for _ in range(4)]
+    tasks.enqueue(TINY, "chat")
+    wait_until(lambda: _row(lost).is_terminal, "the answer")
+    assert {_row(generation).state for generation in newer} == {"queued"}
+    for _ in newer:
+        tasks.enqueue(TINY, "chat")
+    wait_until(lambda: all(_row(generation).is_terminal for generation in newer), "the other answers")
 
 
-def test_a_lost_worker_leaves_saved_text_and_the_tail_of_its_log(owner: User) -> None:
-    worker = HandWorker(queued(owner))
-    worker.write("saved, ")
-    worker.save()
-    worker.write("only in the log, ")
-    worker.write("both kept")
-    worker.lose_lease()
-    recovery.reap()
-    row = _row(worker.generation)
-    assert row.text == "saved, only in the log, both kept"
-    assert row.completion_tokens == len(worker.ids)
-    assert stream.unpack_ids(bytes(row.token_ids)) == worker.ids
-    assert (row.state, row.error_code) == ("interrupted", "worker_lost")
-
-
-def test_a_lost_workers_tail_keeps_thoughts_and_answer_apart(owner: User) -> None:
-    worker = HandWorker(queued(owner))
-    worker.log.append("thinking", [1], Channel.REASONING)
-    worker.log.append("answer", [2])
-    worker.lose_lease()
-    recovery.reap()
-    row = _row(worker.generation)
-    assert (row.reasoning, row.text, row.completion_tokens) == ("thinking", "answer", 2)
-
-
-def test_a_lost_worker_and_a_flushed_log_leave_the_saved_text(owner: User) -> None:
-    worker = HandWorker(queued(owner))
-    worker.write("saved")
-    worker.save()
-    worker.write(" lost with Redis")
-    stream.client().delete(stream.key(worker.generation.pk))
-    worker.lose_lease()
-    recovery.reap()
-    assert _row(worker.generation).text == "saved"
-
-
-def test_a_stop_that_the_worker_never_heard_is_kept_when_it_is_lost(owner: User) -> None:
-    worker = HandWorker(queued(owner))
-    worker.write("some text")
-    worker.save()
-    generations.cancel(worker.generation)
-    worker.lose_lease()
-    recovery.reap()
-    row = _row(worker.generation)
-    assert (row.state, row.text, row.error_code) == ("cancelled", "some text", "")
+def test_claims_at_once_take_different_generations_oldest_first(owner: User) -> None:
+    first = queued(owner)
+    second = queued(owner, model=first.model)
+    queued(owner, model=first.model, door="api")
+    claimed = [Generation.objects.claim("w", model=first.model, door="chat") for _ in range(3)]
+    assert claimed == [first, second, None]
 
 
 def test_a_stop_reaches_a_worker_with_its_next_save(owner: User) -> None:
@@ -121,40 +75,11 @@ def test_a_stop_reaches_a_worker_with_its_next_save(owner: User) -> None:
     assert worker.finish("cancelled")
 
 
-def test_a_lease_that_is_renewed_is_not_reaped(owner: User) -> None:
-    worker = HandWorker(queued(owner))
-    recovery.reap()
-    assert worker.save()
-    assert _row(worker.generation).state == "running"
-    worker.finish()
-
-
-def test_a_message_that_was_lost_is_sent_again(stack: Stack, owner: User) -> None:
-    stack.worker(TINY)
-    generation = queued(owner, model=TINY, created_at=timezone.now() - timedelta(seconds=6))
-    wait_until(lambda: _row(generation).is_terminal, "the sweeper's message")
-    assert _row(generation).state == "done"
-
-
-def test_what_no_worker_comes_for_ends_with_a_sentence(owner: User) -> None:
-    generation = queued(owner, created_at=timezone.now() - timedelta(seconds=61))
-    fresh = queued(owner)
-    absent_since: dict[str, datetime] = {}
-    recovery.give_up(absent_since)
-    assert _row(generation).state == "queued", "a worker that restarts is away for a moment only"
-    absent_since[ABSENT] -= timedelta(seconds=61)
-    recovery.give_up(absent_since)
-    row = _row(generation)
-    assert (row.state, row.error_code) == ("failed", "never_started")
-    assert _row(fresh).state == "queued"
-    generations.cancel(fresh)
-
-
 def test_a_queued_generation_that_is_stopped_cannot_be_claimed(owner: User) -> None:
     generation = queued(owner)
     generations.cancel(generation)
     generations.cancel(generation)
-    assert Generation.objects.claim(generation.pk, "late") is None
+    assert Generation.objects.claim("late", model=generation.model, door="chat") is None
     assert _row(generation).state == "cancelled"
 
 
@@ -169,20 +94,20 @@ def test_a_terminal_row_never_changes_again(owner: User) -> None:
     assert (row.state, row.text, row.cancel_requested_at) == ("done", "the end", None)
 
 
-def test_a_generation_without_a_word_goes_back_to_the_queue_and_one_with_words_does_not(owner: User) -> None:
+def test_an_answer_that_is_handed_back_goes_on_elsewhere_unless_it_was_stopped(owner: User) -> None:
     stopped = HandWorker(queued(owner))
     generations.cancel(stopped.generation)
-    assert not stopped.generation.hand_back()
+    assert not stopped.generation.hand_back(stopped.progress)
     stopped.finish("cancelled")
-    silent, speaking = HandWorker(queued(owner)), HandWorker(queued(owner))
-    speaking.write("word")
-    speaking.save()
-    assert silent.generation.hand_back()
-    assert not speaking.generation.hand_back()
-    assert _row(silent.generation).state == "queued"
-    assert Generation.objects.claim(silent.generation.pk, "next").epoch == 2
-    speaking.finish()
-    generations.cancel(_row(silent.generation))
+    speaking = HandWorker(queued(owner))
+    speaking.write("one ")
+    assert speaking.generation.hand_back(speaking.progress)
+    assert not speaking.save()
+    following = HandWorker(speaking.generation)
+    following.write("two")
+    following.finish()
+    row = _row(speaking.generation)
+    assert (row.state, row.text, row.epoch, row.crashes) == ("done", "one two", 2, 0)
 
 
 def test_the_database_itself_keeps_one_generation_per_key(owner: User) -> None:

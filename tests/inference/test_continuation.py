@@ -1,0 +1,109 @@
+"""An answer cut off at any token, and what another worker makes of it: the engine is stepped by hand."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+
+from accounts.models import User
+from inference import recovery
+from inference.engine.engine import Engine
+from inference.engine.loading import LoadedModel, load
+from inference.host import Host
+from inference.models import Generation
+from inference.runner import Answer
+from tests.rows import end_lease, queued
+from tests.stack import wait_until
+from tests.tiny.replies import EMOJI, REPLIES, STORY, STORY_STOP
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model_dir: Path) -> LoadedModel:
+    return load(tiny_model_dir, device="cpu", dtype="float32", context_length=2048)
+
+
+def _host(loaded: LoadedModel) -> tuple[Engine, Host]:
+    engine = Engine(loaded)
+    name = f"stepped-{uuid.uuid4().hex}"
+    return engine, Host(name=name, model="tiny", loaded=loaded, engine=engine, slots=2)
+
+
+def _begin(engine: Engine, host: Host, generation: Generation) -> tuple[Answer, threading.Thread]:
+    """Claim the answer and write it on a thread; its request waits in the engine."""
+    claimed = Generation.objects.claim(host.name, model=generation.model, door=generation.door)
+    assert claimed == generation
+    answer = Answer(claimed, host)
+    writing = threading.Thread(target=answer.write)
+    writing.start()
+    wait_until(lambda: engine.stats().waiting, "the request")
+    return answer, writing
+
+
+def _written_by_another_worker(loaded: LoadedModel, generation: Generation, *, steps: int) -> Generation:
+    """Let a worker of its own go on with the answer for so many steps, then drain it. The row as it leaves it."""
+    engine, host = _host(loaded)
+    answer, writing = _begin(engine, host, generation)
+    for _ in range(steps):
+        engine.step()
+    host.drained = True
+    host.abort(generation.pk)
+    engine.step()
+    writing.join()
+    answer.release()
+    return Generation.objects.get(pk=generation.pk)
+
+
+@pytest.mark.parametrize(
+    ("question", "stop", "stride"),
+    [
+        # Cut within what may become the stop string, and within characters of several tokens.
+        (STORY, [STORY_STOP], 1),
+        (STORY, ["END-OF-THE"], 3),
+        (EMOJI, [], 5),
+    ],
+)
+def test_an_answer_that_is_cut_off_at_any_token_reads_as_if_it_had_not_been(
+    loaded: LoadedModel, owner: User, question: str, stop: list[str], stride: int
+) -> None:
+    def asked() -> Generation:
+        sampling = {"temperature": 0, "max_tokens": 200, "stop": stop}
+        return queued(owner, prompt=[{"role": "user", "content": question}], sampling=sampling)
+
+    whole = _written_by_another_worker(loaded, asked(), steps=200)
+    assert whole.state == "done"
+    assert whole.text == (REPLIES[question].split(stop[0])[0] if stop else REPLIES[question])
+    for steps in range(0, whole.completion_tokens, stride):
+        cut = _written_by_another_worker(loaded, asked(), steps=steps)
+        assert (cut.state, cut.completion_tokens) == ("queued", steps)
+        assert whole.text.startswith(cut.text)
+        row = _written_by_another_worker(loaded, cut, steps=200)
+        assert (row.state, row.text, row.finish_reason) == ("done", whole.text, whole.finish_reason)
+        assert (row.completion_tokens, bytes(row.token_ids)) == (whole.completion_tokens, bytes(whole.token_ids))
+
+
+def test_an_answer_that_comes_back_to_the_worker_that_lost_it_is_left_alone_by_its_older_run(
+    loaded: LoadedModel, owner: User
+) -> None:
+    """A laptop that sleeps lets every lease run out, and its worker wakes up with the rest."""
+    generation = queued(owner, prompt=[{"role": "user", "content": STORY}])
+    engine, host = _host(loaded)
+    old, old_thread = _begin(engine, host, generation)
+    for _ in range(5):
+        engine.step()
+    end_lease(generation)
+    recovery.reap()
+    new, new_thread = _begin(engine, host, generation)
+    engine.step()
+    wait_until(lambda: old.handle and old.handle.aborted.is_set(), "the older run's notice")
+    engine.step()
+    old_thread.join()
+    old.release()
+    for _ in range(100):
+        engine.step()
+    new_thread.join()
+    new.release()
+    row = Generation.objects.get(pk=generation.pk)
+    assert (row.state, row.text, row.epoch) == ("done", REPLIES[STORY], 3)
