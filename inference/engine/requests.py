@@ -13,6 +13,12 @@ from inference.types import Delta, Finished, Sampling
 
 MOST_STOPS = 16
 LONGEST_STOP = 256
+MOST_STOP_IDS = 64
+MOST_BIASES = 1024
+LARGEST_BIAS = 100.0
+LARGEST_PENALTY = 2.0
+LARGEST_REPETITION_PENALTY = 10.0
+MOST_TOP_LOGPROBS = 20
 
 
 class EngineError(Exception):
@@ -115,29 +121,69 @@ def validate(
     prompt, resumed = tuple(prompt_ids), tuple(resumed_ids)
     if not prompt:
         raise InvalidRequest("The prompt is empty.")
-    if not all(type(token) is int and 0 <= token < vocabulary for token in prompt + resumed):
+    if not all(_is_id(token, vocabulary) for token in prompt + resumed):
         raise InvalidRequest(f"A token id is not an integer from 0 to {vocabulary - 1}.")
     if len(prompt) + len(resumed) > context_length:
         raise InvalidRequest(f"{len(prompt) + len(resumed)} tokens do not fit into a context of {context_length}.")
-    _check_sampling(sampling)
+    _check_sampling(sampling, vocabulary)
     return Request(prompt_ids=prompt, resumed_ids=resumed, sampling=sampling)
 
 
-def _check_sampling(sampling: Sampling) -> None:
+def _check_sampling(sampling: Sampling, vocabulary: int) -> None:
+    _check_filters(sampling)
+    _check_end(sampling, vocabulary)
+    _check_changes(sampling, vocabulary)
+    top = sampling.top_logprobs
+    if top is not None and (type(top) is not int or not 0 <= top <= MOST_TOP_LOGPROBS):
+        raise InvalidRequest(f"top_logprobs is not an integer from 0 to {MOST_TOP_LOGPROBS}.")
+
+
+def _check_filters(sampling: Sampling) -> None:
     if not _is_number(sampling.temperature) or sampling.temperature < 0:
         raise InvalidRequest("temperature is not a finite number of at least 0.")
     if not _is_number(sampling.top_p) or not 0 < sampling.top_p <= 1:
         raise InvalidRequest("top_p is not a number above 0 and at most 1.")
     if type(sampling.top_k) is not int or sampling.top_k < 0:
         raise InvalidRequest("top_k is not an integer of at least 0.")
-    if type(sampling.max_tokens) is not int or sampling.max_tokens < 1:
-        raise InvalidRequest("max_tokens is not an integer of at least 1.")
+    if not _is_number(sampling.min_p) or not 0 <= sampling.min_p <= 1:
+        raise InvalidRequest("min_p is not a number from 0 to 1.")
     if type(sampling.seed) is not int:
         raise InvalidRequest("seed is not an integer.")
+
+
+def _check_end(sampling: Sampling, vocabulary: int) -> None:
+    if type(sampling.max_tokens) is not int or sampling.max_tokens < 1:
+        raise InvalidRequest("max_tokens is not an integer of at least 1.")
+    if type(sampling.min_tokens) is not int or not 0 <= sampling.min_tokens <= sampling.max_tokens:
+        raise InvalidRequest("min_tokens is not an integer from 0 to max_tokens.")
     if not isinstance(sampling.stop, tuple) or len(sampling.stop) > MOST_STOPS:
         raise InvalidRequest(f"stop is not a tuple of at most {MOST_STOPS} strings.")
     if not all(isinstance(word, str) and 0 < len(word) <= LONGEST_STOP for word in sampling.stop):
         raise InvalidRequest(f"A stop string does not have 1 to {LONGEST_STOP} characters.")
+    if not isinstance(sampling.stop_ids, tuple) or len(sampling.stop_ids) > MOST_STOP_IDS:
+        raise InvalidRequest(f"stop_ids is not a tuple of at most {MOST_STOP_IDS} token ids.")
+    if not all(_is_id(token, vocabulary) for token in sampling.stop_ids):
+        raise InvalidRequest(f"A stop id is not an integer from 0 to {vocabulary - 1}.")
+
+
+def _check_changes(sampling: Sampling, vocabulary: int) -> None:
+    for name in ("presence_penalty", "frequency_penalty"):
+        value = getattr(sampling, name)
+        if not _is_number(value) or abs(value) > LARGEST_PENALTY:
+            raise InvalidRequest(f"{name} is not a number from -{LARGEST_PENALTY:g} to {LARGEST_PENALTY:g}.")
+    if not _is_number(sampling.repetition_penalty) or not 0 < sampling.repetition_penalty <= LARGEST_REPETITION_PENALTY:
+        raise InvalidRequest(f"repetition_penalty is not a number above 0 and at most {LARGEST_REPETITION_PENALTY:g}.")
+    if not isinstance(sampling.logit_bias, tuple) or len(sampling.logit_bias) > MOST_BIASES:
+        raise InvalidRequest(f"logit_bias is not a tuple of at most {MOST_BIASES} pairs.")
+    for pair in sampling.logit_bias:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not _is_id(pair[0], vocabulary):
+            raise InvalidRequest(f"A logit bias is not a pair of a token id, from 0 to {vocabulary - 1}, and a number.")
+        if not _is_number(pair[1]) or abs(pair[1]) > LARGEST_BIAS:
+            raise InvalidRequest(f"A logit bias is not a number from -{LARGEST_BIAS:g} to {LARGEST_BIAS:g}.")
+
+
+def _is_id(value: object, vocabulary: int) -> bool:
+    return type(value) is int and 0 <= value < vocabulary
 
 
 def _is_number(value: object) -> bool:
