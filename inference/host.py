@@ -23,7 +23,7 @@ from inference.engine import prompts
 from inference.engine.engine import Engine
 from inference.engine.loading import LoadedModel
 from inference.engine.requests import Handle
-from inference.types import Sampling, Turn
+from inference.types import Priority, Sampling, Turn
 
 log = logging.getLogger("worker")
 
@@ -108,10 +108,12 @@ class Host:
         prompt_ids: Sequence[int],
         sampling: Sampling,
         *,
+        priority: Priority,
+        owner: str,
         resumed_ids: Sequence[int] = (),
     ) -> Handle:
         """Hand a generation to the engine, under its id, so that a stop finds it. `resumed_ids` another has sampled."""
-        handle = self._engine.submit(prompt_ids, sampling, resumed_ids=resumed_ids)
+        handle = self._engine.submit(prompt_ids, sampling, priority=priority, owner=owner, resumed_ids=resumed_ids)
         with self._lock:
             self._handles[generation_id] = handle
             stopped = generation_id in self._early

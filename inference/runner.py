@@ -26,7 +26,7 @@ from inference import metrics, stream
 from inference.errors import ContextExceeded, EngineFailed
 from inference.models import LEASE_S, Generation, Outcome, Progress
 from inference.stream import Fenced, TokenLog
-from inference.types import Channel, Delta, Finished, FinishReason, Sampling, Turn
+from inference.types import Channel, Delta, Finished, FinishReason, Priority, Sampling, Turn
 
 if TYPE_CHECKING:
     from inference.engine.requests import Handle
@@ -110,7 +110,14 @@ class Answer:
         if prompt is None:
             return self.end(Outcome(Generation.State.FAILED, error_code=ContextExceeded.code))
         sampling = replace(sampling, max_tokens=prompt.max_tokens)
-        self.handle = self.host.submit(self.generation.pk, prompt.ids, sampling, resumed_ids=self.token_ids)
+        self.handle = self.host.submit(
+            self.generation.pk,
+            prompt.ids,
+            sampling,
+            priority=Priority(self.generation.door),
+            owner=str(self.generation.owner_id),
+            resumed_ids=self.token_ids,
+        )
         self._open(len(prompt.ids), self.generation.cut_turns + prompt.dropped_turns)
         finished = self._pump(self.handle)
         cut_off = self.host.drained and finished.reason is FinishReason.CANCELLED

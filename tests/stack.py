@@ -87,7 +87,8 @@ class Stack:
         """The worker of a model, started on first use and again where it has died; waits until it is ready."""
         running = self.processes.get(model)
         if running is None or running.poll() is not None:
-            environment = {"WORKER_PACE_MS": str(PACE_MS.get(model, 0)), "WORKER_THREADS": "1", **environment}
+            defaults = {"WORKER_PACE_MS": str(PACE_MS.get(model, 0)), "WORKER_THREADS": "1", "WORKER_SLOTS": "4"}
+            environment = {**defaults, **environment}
             running = self.start(model, "worker", "--model", model, "--device", "cpu", **environment)
         wait_until(lambda: self.name_of(running), f"the worker of {model}")
         return running

@@ -1,4 +1,4 @@
-"""The engine: admits requests into a few slots and advances them in turn, a forward pass each.
+"""The engine: many requests, one model, one forward pass a step for all of them.
 
     engine = Engine(loaded)
     engine.start()
@@ -6,9 +6,8 @@
         ...
     engine.close()
 
-A step is: reap what was aborted, admit what waits, advance every active sequence once. A long prompt is read in
-chunks, so that other answers and an abort never wait for more than one of them. One thread owns the model; submit(),
-abort() and stats() may be called from any.
+A step is: end what was aborted, plan (`scheduler`), read (`passes`), sample (`sampler`), give out. One thread owns the
+model; submit(), abort() and stats() may be called from any.
 """
 
 from __future__ import annotations
@@ -18,51 +17,89 @@ from collections import deque
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from time import monotonic
+from typing import cast
 
 import torch
 
 from inference.engine.loading import LoadedModel
+from inference.engine.passes import passes
 from inference.engine.requests import EngineClosed, Handle, QueueFull, Rate, validate
-from inference.engine.sequence import Sequence
-from inference.types import Finished, FinishReason, Sampling
+from inference.engine.sampler import Sampler
+from inference.engine.scheduler import Chunk, Plan, Scheduler
+from inference.engine.sequence import Row
+from inference.types import Finished, FinishReason, Priority, Sampling
 
-PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}  # read in one pass: about 0.3 s on two cores for the default model
+# The most tokens that one pass reads: about 0.3 s on two cores for the default model.
+STEP_TOKENS = {"cpu": 256, "cuda": 8192}
+# The most tokens of prompts beside answers that grow: each of those waits for them.
+CHUNK_TOKENS = {"cpu": 64, "cuda": 2048}
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The engine's load: sequences in slots, requests in the queue, sampling speed of late, tokens since the start."""
+    """The engine's load: requests that run and wait, sampling speed of late, tokens since the start, and how much of
+    the room for keys and values is held, from 0 to 1."""
 
     running: int
     waiting: int
     tokens_per_s: float
     tokens_total: int
+    kv_share: float
 
 
 class Engine:
     """Answers requests with one model.
 
-    slots: how many answers grow at the same time. queue_limit: how many more may wait. pace_s: the least time between
+    slots: how many answers grow at the same time. queue_limit: how many more may wait. kv_tokens: how many tokens' keys
+    and values may be held in all; None takes a share of the free memory. step_tokens, chunk_tokens: the most tokens
+    that one pass reads, and the most of prompts in a pass in which other answers grow. pace_s: the least time between
     two steps, a throttle for operators who want a laptop cool and for tests that want to watch.
     """
 
-    def __init__(self, loaded: LoadedModel, *, slots: int = 4, queue_limit: int = 256, pace_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        slots: int = 4,
+        queue_limit: int = 256,
+        kv_tokens: int | None = None,
+        step_tokens: int | None = None,
+        chunk_tokens: int | None = None,
+        pace_s: float = 0.0,
+    ) -> None:
         self._loaded = loaded
-        self._slots = slots
         self._queue_limit = queue_limit
         self._pace_s = pace_s
         self._vocabulary = int(loaded.model.config.get_text_config().vocab_size)
-        self._prefill_tokens = PREFILL_TOKENS[loaded.device.type]
-        self._changed = threading.Condition()  # guards _waiting and _closing
-        self._waiting: deque[Handle] = deque()
+        self._passes = passes(loaded, slots=slots, kv_tokens=kv_tokens)
+        self._sampler = Sampler()
+        kind = loaded.device.type
+        self._scheduler = Scheduler(
+            self._passes,
+            slots=slots,
+            step_tokens=max(slots, step_tokens or STEP_TOKENS[kind]),
+            chunk_tokens=chunk_tokens or CHUNK_TOKENS[kind],
+        )
+        self._changed = threading.Condition()  # guards _arrived, _queued and _closing
+        self._arrived: deque[Row] = deque()
+        self._queued = 0  # of the scheduler's, as of the last step
+        self._running = 0
         self._closing = False
-        self._active: list[Sequence] = []
         self._rate = Rate()
         self._thread: threading.Thread | None = None
 
-    def submit(self, prompt_ids: Ids[int], sampling: Sampling, *, resumed_ids: Ids[int] = ()) -> Handle:
+    def submit(
+        self,
+        prompt_ids: Ids[int],
+        sampling: Sampling,
+        *,
+        priority: Priority = Priority.CHAT,
+        owner: str = "",
+        resumed_ids: Ids[int] = (),
+    ) -> Handle:
         """Queue a request and return at once. Raises InvalidRequest, QueueFull and EngineClosed.
 
+        owner: whose it is, for fairness within a priority, and for the prefix cache, which never crosses owners.
         resumed_ids continues an answer that another engine began: they are read after the prompt, count against
         max_tokens, and only what follows them is given out; with the same seed it is what the other would have said.
         """
@@ -74,12 +111,13 @@ class Engine:
             context_length=self._loaded.context_length,
         )
         handle = Handle(request, self._wake)
+        row = Row(self._loaded, handle, vocabulary=self._vocabulary, priority=priority, owner=owner)
         with self._changed:
             if self._closing:
                 raise EngineClosed("The engine is closed.")
-            if len(self._waiting) >= self._queue_limit:
+            if self._queued + len(self._arrived) >= self._queue_limit:
                 raise QueueFull(f"{self._queue_limit} requests are waiting already.")
-            self._waiting.append(handle)
+            self._arrived.append(row)
             self._changed.notify_all()
         return handle
 
@@ -90,23 +128,32 @@ class Engine:
     def stats(self) -> Stats:
         """A snapshot, exact enough for a gauge."""
         return Stats(
-            running=len(self._active),
-            waiting=len(self._waiting),
+            running=self._running,
+            waiting=self._queued + len(self._arrived),
             tokens_per_s=self._rate.per_second(),
             tokens_total=self._rate.total,
+            kv_share=self._passes.kv_share,
         )
 
     @torch.inference_mode()
     def step(self) -> bool:
         """Advance everything once; returns whether there is work left. For the owning thread, or for a test instead."""
         began = monotonic()
-        self._drop_aborted_waiters()
-        self._admit()
-        sampled = sum(self._advance(sequence) for sequence in self._active)
-        self._active = [sequence for sequence in self._active if sequence.finished is None]
+        self._receive()
+        for row in self._rows():
+            if row.handle.aborted.is_set():
+                self._end(row, FinishReason.CANCELLED)
+            elif row.finished is not None:  # resumed, and complete already
+                self._end(row, row.finished)
+        plan = self._scheduler.plan()
+        for job in plan.exhausted:
+            self._end(cast(Row, job), FinishReason.LENGTH)
+        sampled = self._advance(plan)
         if sampled:
             self._rate.add(sampled, began=began)
-        return bool(self._active or self._waiting)
+        with self._changed:
+            self._running, self._queued = len(self._scheduler.running), len(self._scheduler.waiting)
+            return bool(len(self._scheduler) or self._arrived)
 
     @property
     def alive(self) -> bool:
@@ -145,53 +192,68 @@ class Engine:
     def _sleep_until_needed(self) -> bool:
         """Block while there is nothing to do; False once the engine is closing."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._waiting or self._active)
+            self._changed.wait_for(lambda: self._closing or self._arrived or len(self._scheduler))
             return not self._closing
 
     def _keep_pace(self, began: float) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._closing, timeout=max(0.0, began + self._pace_s - monotonic()))
 
-    def _drop_aborted_waiters(self) -> None:
+    def _receive(self) -> None:
         with self._changed:
-            dropped = [handle for handle in self._waiting if handle.aborted.is_set()]
-            self._waiting = deque(handle for handle in self._waiting if not handle.aborted.is_set())
-        for handle in dropped:
-            handle.put(Finished(reason=FinishReason.CANCELLED))
+            arrived = [*self._arrived]
+            self._arrived.clear()
+            self._queued += len(arrived)
+        for row in arrived:
+            self._scheduler.add(row)
 
-    def _admit(self) -> None:
-        while len(self._active) < self._slots:
-            with self._changed:
-                if not self._waiting:
-                    return
-                handle = self._waiting.popleft()
-            try:
-                self._active.append(Sequence(self._loaded, handle, prefill_tokens=self._prefill_tokens))
-            # The same boundary as in _advance: what cannot begin ends alone.
-            except Exception as error:
-                handle.put(Finished(reason=FinishReason.ERROR, error=f"{type(error).__name__}: {error}"))
+    def _rows(self) -> list[Row]:
+        return [cast(Row, job) for job in (*self._scheduler.running, *self._scheduler.waiting)]
 
-    def _advance(self, sequence: Sequence) -> int:
-        """Advance one sequence; end it where it is complete, aborted or broken. Returns how many tokens it sampled."""
-        sampled = 0
+    def _advance(self, plan: Plan) -> int:
+        """Read and sample what is planned; returns how many tokens were sampled.
+
+        The boundary between one request and all others: whatever a model raises (out of memory, a shape that it does
+        not take) is looked for by reading each request alone, and ends the one that it came from.
+        """
+        if not plan.chunks:
+            return 0
         try:
-            if sequence.handle.aborted.is_set():
-                sequence.finished = FinishReason.CANCELLED
-            elif sequence.finished is None:
-                sampled = sequence.advance()
-            if sequence.finished is not None:
-                sequence.end(sequence.finished)
-        # The boundary between one request and all others: whatever a model raises (out of memory, a shape it does
-        # not take, NaN) ends this answer only.
+            logits = self._passes.read(plan.chunks)
         except Exception as error:
-            sequence.finished = FinishReason.ERROR
-            sequence.end(FinishReason.ERROR, f"{type(error).__name__}: {error}")
-        return sampled
+            if len(plan.chunks) > 1:
+                return sum(self._advance(Plan((chunk,), (), (), ())) for chunk in plan.chunks)
+            self._break(cast(Row, plan.chunks[0].job), f"{type(error).__name__}: {error}")
+            return 0
+        sampling = [chunk for chunk in plan.chunks if chunk.samples]
+        self._scheduler.commit(plan)
+        self._passes.keep(plan.chunks)
+        return self._sample(sampling, logits)
+
+    def _sample(self, chunks: list[Chunk], logits: torch.Tensor) -> int:
+        if not chunks:
+            return 0
+        rows = [cast(Row, chunk.job) for chunk in chunks]
+        choices = self._sampler.choose(logits, [row.state for row in rows])
+        for row, choice in zip(rows, choices, strict=True):
+            if choice.error is not None:
+                self._break(row, choice.error)
+                continue
+            row.take(choice)
+            if row.finished is not None:
+                self._end(row, row.finished)
+        return sum(choice.error is None for choice in choices)
+
+    def _break(self, row: Row, error: str) -> None:
+        self._passes.spoil(row)
+        self._end(row, FinishReason.ERROR, error)
+
+    def _end(self, row: Row, reason: FinishReason, error: str = "") -> None:
+        self._scheduler.remove(row)
+        row.end(reason, error)
 
     def _end_everything(self, error: str) -> None:
-        with self._changed:
-            left = [*self._waiting, *(sequence.handle for sequence in self._active)]
-            self._waiting.clear()
-            self._active = []
-        for handle in left:
-            handle.put(Finished(reason=FinishReason.ERROR, error=error))
+        self._receive()
+        for row in self._rows():
+            self._scheduler.remove(row)
+            row.handle.put(Finished(reason=FinishReason.ERROR, error=error))

@@ -81,8 +81,7 @@ def test_many_answers_grow_side_by_side_and_each_is_right(engine: Engine, ids: I
 
 
 def test_a_prompt_read_in_chunks_gives_the_same_answer(tiny: LoadedModel, ids: Ids) -> None:
-    engine = Engine(tiny)
-    engine._prefill_tokens = 5
+    engine = Engine(tiny, step_tokens=5)
     handle = engine.submit(ids(NAME), GREEDY)
     engine.step()
     assert handle.get(timeout=0) is None
