@@ -1,4 +1,4 @@
-"""Makes a model built by transformers fast on a CPU, by other modules in the place of its linears and RMS norms.
+"""Makes a model built by transformers fast on a CPU, with other modules in the place of its linears and RMS norms.
 
 The modelling code stays as it is, and what it does not build from plain nn.Linear (experts, routers, quantised layers)
 is left alone. In bfloat16 the weights lie as oneDNN's kernels read them, so that no call reorders them: two cores take
@@ -35,19 +35,20 @@ def quicken(model: nn.Module, *, int8: bool) -> None:
     """Replace what can be computed faster, in place. For inference alone: what is replaced takes no gradient, cannot be
     saved or moved, and is no longer among model.parameters(). Idempotent; does nothing to a model beyond the CPU.
 
-    int8 rounds bfloat16 weights to 8 bits a number, with a scale for each output: faster for up to INT8_ROWS rows, at
-    half as much memory again, and other answers.
+    int8 rounds bfloat16 weights, but the head's, to 8 bits a number, with a scale for each output: faster for up to
+    INT8_ROWS rows, at half as much memory again, and other answers. For the head it is no faster.
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return
+    head = getattr(model, "lm_head", None)
     for module in list(model.modules()):
         for names in SAME_INPUT:
             _join(module, names, int8)
-        for name, child in module.named_children():
-            if _is_plain_linear(child) and (packable := _is_packable(child.weight)):
-                setattr(module, name, Linear(_kernel(child.weight, child.bias, int8=int8 and packable)))
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear) and _is_plain_linear(child) and _is_packable(child.weight):
+                setattr(module, name, Linear(_kernel(child.weight, child.bias, int8=int8 and child is not head)))
             elif (eps := _rms_norm_eps(child)) is not None:
-                setattr(module, name, RmsNorm(child.weight, eps))
+                setattr(module, name, RmsNorm(child.get_parameter("weight"), eps))
 
 
 class Kernel(Protocol):
@@ -91,8 +92,10 @@ class Packed:
 
 
 class Int8:
-    """The weight rounded to 8 bits, and packed for more than INT8_ROWS rows: rounded as well, so that an answer does not
-    depend on how many others grow beside it."""
+    """The weight rounded to 8 bits, and packed for more than INT8_ROWS rows.
+
+    What is packed is rounded as well, so that an answer does not depend on how many others grow beside it.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         scales = (weight.float().abs().amax(1) / 127).clamp_(min=torch.finfo(torch.bfloat16).tiny).bfloat16()
@@ -149,7 +152,7 @@ class Joint:
     def part(self, x: Tensor, place: int) -> Tensor:
         if x is not self._input or place not in self._parts:
             self._input = x
-            self._parts = dict(enumerate(self.kernel(x).split(self.sizes, dim=-1)))
+            self._parts = dict(enumerate(self.kernel(x).split_with_sizes(self.sizes, dim=-1)))
         part = self._parts.pop(place)
         if not self._parts:
             self._input = None
@@ -166,12 +169,12 @@ class Part(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        return self._joint.kernel.weight.split(self._joint.sizes)[self._place]
+        return self._joint.kernel.weight.split_with_sizes(self._joint.sizes)[self._place]
 
     @property
     def bias(self) -> Tensor | None:
         bias = self._joint.kernel.bias
-        return None if bias is None else bias.split(self._joint.sizes)[self._place]
+        return None if bias is None else bias.split_with_sizes(self._joint.sizes)[self._place]
 
     def forward(self, x: Tensor) -> Tensor:
         return self._joint.part(x, self._place)

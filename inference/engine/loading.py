@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from inference.engine import revision
+from inference.engine.cpu import quicken
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -78,6 +79,7 @@ def load(
         trust_remote_code=False,
     )
     model.eval().requires_grad_(False).to(target)
+    quicken(model, int8=False)
     loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,

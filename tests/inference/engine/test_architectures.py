@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from inference.engine.engine import Engine
 from inference.engine.loading import LoadedModel
@@ -75,16 +75,22 @@ SEPARATE: dict[str, dict[str, Any]] = {
 NEW_TOKENS = 12
 
 
-def _loaded(kind: str, tiny: LoadedModel, **fields: Any) -> LoadedModel:
+def random_model(kind: str, **fields: Any) -> PreTrainedModel:
+    """A tiny model of this architecture in float32; `fields` over SIZES."""
     torch.manual_seed(7)
     config = AutoConfig.for_model(kind, **{**SIZES, **fields})
     # The fused kernel computes neither Gemma 2's cap on scores nor gpt-oss's sinks.
     config._attn_implementation = "eager"
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model.requires_grad_(False)
     # Random weights as they come make every token alike.
     for parameter in model.parameters():
         parameter.mul_(4 if parameter.ndim > 1 else 1)
-    return replace(tiny, model=model, context_length=256, eos_ids=frozenset())
+    return model
+
+
+def _loaded(kind: str, tiny: LoadedModel, **fields: Any) -> LoadedModel:
+    return replace(tiny, model=random_model(kind, **fields), context_length=256, eos_ids=frozenset())
 
 
 def _prompts(chance: random.Random) -> list[list[int]]:
