@@ -54,6 +54,7 @@ CONFIGS = {
     "gpt-oss": GptOssConfig(**SHAPE, **EXPERTS),
     "phi3": Phi3Config(**SHAPE),
 }
+MAPS = Path("/proc/self/maps")
 BF16_STEP = 2.0**-8  # half the distance between neighbouring bfloat16 numbers, relative to them
 
 needs_bf16 = pytest.mark.skipif(
@@ -240,6 +241,19 @@ def test_no_weight_is_kept_twice_but_the_embedding_that_is_also_the_head() -> No
     assert "model.embed_tokens.weight" in left
     assert not any("proj" in name for name in left)
     assert model.get_input_embeddings()(torch.tensor([[5]])).shape == (1, 1, 64)
+
+
+@needs_bf16
+@pytest.mark.skipif(not MAPS.exists(), reason="only Linux tells which files are mapped")
+def test_the_file_of_weights_does_not_stay_in_memory(tmp_path: Path) -> None:
+    build("llama, tied", torch.bfloat16).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval().requires_grad_(False)
+    assert str(tmp_path) in MAPS.read_text()
+    ids = torch.randint(3, VOCABULARY, (1, 8))
+    quicken(model, int8=False)
+    gc.collect()
+    assert str(tmp_path) not in MAPS.read_text()
+    assert logits(model, ids).isfinite().all()
 
 
 @needs_bf16
