@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from time import monotonic
-from typing import cast
 
 import torch
 
@@ -74,7 +73,7 @@ class Engine:
         self._passes = passes(loaded, slots=slots, kv_tokens=kv_tokens)
         self._sampler = Sampler()
         kind = loaded.device.type
-        self._scheduler = Scheduler(
+        self._scheduler = Scheduler[Row](
             self._passes,
             slots=slots,
             step_tokens=max(slots, step_tokens or STEP_TOKENS[kind]),
@@ -146,13 +145,14 @@ class Engine:
             elif row.finished is not None:  # resumed, and complete already
                 self._end(row, row.finished)
         plan = self._scheduler.plan()
-        for job in plan.exhausted:
-            self._end(cast(Row, job), FinishReason.LENGTH)
+        for row in plan.exhausted:
+            self._end(row, FinishReason.LENGTH)
         sampled = self._advance(plan)
         if sampled:
             self._rate.add(sampled, began=began)
         with self._changed:
-            self._running, self._queued = len(self._scheduler.running), len(self._scheduler.waiting)
+            self._running = len(self._scheduler.running)
+            self._queued = len(self._scheduler) - self._running
             return bool(len(self._scheduler) or self._arrived)
 
     @property
@@ -208,9 +208,9 @@ class Engine:
             self._scheduler.add(row)
 
     def _rows(self) -> list[Row]:
-        return [cast(Row, job) for job in (*self._scheduler.running, *self._scheduler.waiting)]
+        return [*self._scheduler.running, *self._scheduler.waiting]
 
-    def _advance(self, plan: Plan) -> int:
+    def _advance(self, plan: Plan[Row]) -> int:
         """Read and sample what is planned; returns how many tokens were sampled.
 
         The boundary between one request and all others: whatever a model raises (out of memory, a shape that it does
@@ -223,17 +223,17 @@ class Engine:
         except Exception as error:
             if len(plan.chunks) > 1:
                 return sum(self._advance(Plan((chunk,), (), (), ())) for chunk in plan.chunks)
-            self._break(cast(Row, plan.chunks[0].job), f"{type(error).__name__}: {error}")
+            self._break(plan.chunks[0].job, f"{type(error).__name__}: {error}")
             return 0
         sampling = [chunk for chunk in plan.chunks if chunk.samples]
         self._scheduler.commit(plan)
         self._passes.keep(plan.chunks)
         return self._sample(sampling, logits)
 
-    def _sample(self, chunks: list[Chunk], logits: torch.Tensor) -> int:
+    def _sample(self, chunks: list[Chunk[Row]], logits: torch.Tensor) -> int:
         if not chunks:
             return 0
-        rows = [cast(Row, chunk.job) for chunk in chunks]
+        rows = [chunk.job for chunk in chunks]
         choices = self._sampler.choose(logits, [row.state for row in rows])
         for row, choice in zip(rows, choices, strict=True):
             if choice.error is not None:

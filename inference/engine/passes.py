@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from inference.engine import attention
 from inference.engine.attention import Segment
 from inference.engine.loading import LoadedModel
-from inference.engine.scheduler import Chunk, Job
+from inference.engine.scheduler import Chunk, Memory
 from inference.engine.sequence import Row
 from inference.engine.slots import LayerShape, SlotCache
 
@@ -38,17 +38,13 @@ class NotPackable(Exception):
     """The model's requests have to be read one by one; the message says why."""
 
 
-class Passes(Protocol):
+class Passes(Memory[Row], Protocol):
     """What the engine needs: the scheduler's Memory, and the pass itself."""
 
-    def admit(self, job: Job) -> int | None: ...
-    def grow(self, job: Job, tokens: int) -> bool: ...
-    def release(self, job: Job) -> None: ...
-
-    def read(self, chunks: Sequence[Chunk]) -> Tensor:
+    def read(self, chunks: Sequence[Chunk[Row]]) -> Tensor:
         """Read the chunks' tokens. Returns the logits (N, V) of the chunks that sample, in their order."""
 
-    def keep(self, chunks: Sequence[Chunk]) -> None:
+    def keep(self, chunks: Sequence[Chunk[Row]]) -> None:
         """The pass has succeeded: what was read may be used again."""
 
     def spoil(self, row: Row) -> None:
@@ -89,34 +85,34 @@ class Packed:
             shapes, slots=slots, length=loaded.context_length + 1, budget_tokens=budget, dtype=loaded.dtype
         )
 
-    def admit(self, job: Job) -> int | None:
-        return self._cache.admit(cast(Row, job))
+    def admit(self, job: Row) -> int | None:
+        return self._cache.admit(job)
 
-    def grow(self, job: Job, tokens: int) -> bool:
-        return self._cache.grow(cast(Row, job), tokens)
+    def grow(self, job: Row, tokens: int) -> bool:
+        return self._cache.grow(job, tokens)
 
-    def release(self, job: Job) -> None:
-        self._cache.release(cast(Row, job))
+    def release(self, job: Row) -> None:
+        self._cache.release(job)
 
     def spoil(self, row: Row) -> None:
         self._cache.spoil(row)
 
-    def keep(self, chunks: Sequence[Chunk]) -> None:
+    def keep(self, chunks: Sequence[Chunk[Row]]) -> None:
         for chunk in chunks:
-            self._cache.commit(cast(Row, chunk.job), chunk.start + chunk.count)
+            self._cache.commit(chunk.job, chunk.start + chunk.count)
 
     @property
     def kv_share(self) -> float:
         return self._cache.held_tokens / self._cache.budget_tokens
 
-    def read(self, chunks: Sequence[Chunk]) -> Tensor:
-        slots = {chunk: self._cache.slot_of(cast(Row, chunk.job)) for chunk in chunks}
+    def read(self, chunks: Sequence[Chunk[Row]]) -> Tensor:
+        slots = {chunk: self._cache.slot_of(chunk.job) for chunk in chunks}
         ordered = sorted(chunks, key=lambda chunk: (chunk.count > 1, slots[chunk]))
         segments = [Segment(slots[chunk], chunk.start, chunk.count) for chunk in ordered]
         ids: list[int] = []
-        last: dict[Chunk, int] = {}
+        last: dict[Chunk[Row], int] = {}
         for chunk in ordered:
-            ids += cast(Row, chunk.job).ids[chunk.start : chunk.start + chunk.count]
+            ids += chunk.job.ids[chunk.start : chunk.start + chunk.count]
             last[chunk] = len(ids) - 1
         wanted = [last[chunk] for chunk in chunks if chunk.samples]
         packed = attention.Packed(self._cache, segments, self._device, self._dtype)
@@ -132,28 +128,28 @@ class Separate:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
-        self._caches: dict[Job, DynamicCache] = {}
+        self._caches: dict[Row, DynamicCache] = {}
 
-    def admit(self, job: Job) -> int | None:
+    def admit(self, job: Row) -> int | None:
         self._caches[job] = DynamicCache(config=self._loaded.model.config)
         return 0
 
-    def grow(self, job: Job, tokens: int) -> bool:
+    def grow(self, job: Row, tokens: int) -> bool:
         return tokens <= self._loaded.context_length + 1
 
-    def release(self, job: Job) -> None:
+    def release(self, job: Row) -> None:
         del self._caches[job]
 
     def spoil(self, row: Row) -> None:
         """Nobody else reads a request's cache."""
 
-    def keep(self, chunks: Sequence[Chunk]) -> None:
+    def keep(self, chunks: Sequence[Chunk[Row]]) -> None:
         """A cache grows as it is read."""
 
-    def read(self, chunks: Sequence[Chunk]) -> Tensor:
+    def read(self, chunks: Sequence[Chunk[Row]]) -> Tensor:
         found = []
         for chunk in chunks:
-            ids = cast(Row, chunk.job).ids[chunk.start : chunk.start + chunk.count]
+            ids = chunk.job.ids[chunk.start : chunk.start + chunk.count]
             output = self._loaded.model(
                 input_ids=torch.tensor([ids], device=self._loaded.device),
                 past_key_values=self._caches[chunk.job],
