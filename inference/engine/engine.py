@@ -218,17 +218,22 @@ class Engine:
         """
         if not plan.chunks:
             return 0
+        if len(plan.chunks) > 1 and not self._passes.together:
+            return self._advance_each(plan)
         try:
             logits = self._passes.read(plan.chunks)
         except Exception as error:
             if len(plan.chunks) > 1:
-                return sum(self._advance(Plan((chunk,), (), (), ())) for chunk in plan.chunks)
+                return self._advance_each(plan)
             self._break(plan.chunks[0].job, f"{type(error).__name__}: {error}")
             return 0
         sampling = [chunk for chunk in plan.chunks if chunk.samples]
         self._scheduler.commit(plan)
         self._passes.keep(plan.chunks)
         return self._sample(sampling, logits)
+
+    def _advance_each(self, plan: Plan[Row]) -> int:
+        return sum(self._advance(Plan((chunk,), (), (), ())) for chunk in plan.chunks)
 
     def _sample(self, chunks: list[Chunk[Row]], logits: torch.Tensor) -> int:
         if not chunks:

@@ -39,7 +39,13 @@ class NotPackable(Exception):
 
 
 class Passes(Memory[Row], Protocol):
-    """What the engine needs: the scheduler's Memory, and the pass itself."""
+    """What the engine needs: the scheduler's Memory, and the pass itself.
+
+    together: whether read() takes the chunks of several requests. What it has read is in the cache before keep(), and
+    may be read again where the pass fails only if it is true.
+    """
+
+    together: bool
 
     def read(self, chunks: Sequence[Chunk[Row]]) -> Tensor:
         """Read the chunks' tokens. Returns the logits (N, V) of the chunks that sample, in their order."""
@@ -69,6 +75,8 @@ def passes(loaded: LoadedModel, *, slots: int, kv_tokens: int | None = None) -> 
 
 class Packed:
     """All requests of a step in one pass."""
+
+    together = True
 
     def __init__(
         self, loaded: LoadedModel, shapes: Sequence[LayerShape], *, slots: int, kv_tokens: int | None = None
@@ -122,8 +130,9 @@ class Packed:
 
 
 class Separate:
-    """Each request in a pass of its own, with a cache of its own."""
+    """Each request in a pass of its own, with a cache of its own, which grows with each token that is read."""
 
+    together = False
     kv_share = 0.0
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -147,18 +156,17 @@ class Separate:
         """A cache grows as it is read."""
 
     def read(self, chunks: Sequence[Chunk[Row]]) -> Tensor:
-        found = []
-        for chunk in chunks:
-            ids = chunk.job.ids[chunk.start : chunk.start + chunk.count]
-            output = self._loaded.model(
-                input_ids=torch.tensor([ids], device=self._loaded.device),
-                past_key_values=self._caches[chunk.job],
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            if chunk.samples:
-                found.append(output.logits[0])
-        return torch.cat(found) if found else torch.empty(0, 1, device=self._loaded.device)
+        (chunk,) = chunks
+        output = self._loaded.model(
+            input_ids=torch.tensor(
+                [chunk.job.ids[chunk.start : chunk.start + chunk.count]], device=self._loaded.device
+            ),
+            past_key_values=self._caches[chunk.job],
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[0]
+        return logits if chunk.samples else logits[:0]
 
 
 @torch.inference_mode()

@@ -140,3 +140,30 @@ def test_positions_that_depend_on_the_longest_request_are_read_one_by_one(tiny: 
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     loaded = _loaded("llama", tiny, rope_parameters=rope)
     assert type(Engine(loaded)._passes).__name__ == "Separate"
+
+
+@pytest.mark.parametrize("kind", ["llama", *SEPARATE])
+def test_a_pass_that_fails_for_one_request_changes_no_other_answer(kind: str, tiny: LoadedModel) -> None:
+    """Who is read before the one that fails must not be read twice."""
+    loaded = _loaded(kind, tiny, **(PACKED | SEPARATE)[kind])
+    engine = Engine(loaded, slots=4)
+    prompts = _prompts(random.Random(kind))[1:4]
+    greedy = Sampling(temperature=0, max_tokens=NEW_TOKENS)
+    poison = 2
+
+    def fail(model: torch.nn.Module, args: tuple[()], given: dict[str, torch.Tensor]) -> None:
+        if poison in given["input_ids"]:
+            raise RuntimeError("out of memory")
+
+    good = [engine.submit(prompt, greedy) for prompt in prompts]
+    engine.step()
+    bad = engine.submit([5, poison], greedy)
+    hook = loaded.model.register_forward_pre_hook(fail, with_kwargs=True)
+    try:
+        while engine.step():
+            pass
+    finally:
+        hook.remove()
+    assert _tokens(bad)[1] == Finished(FinishReason.ERROR, "RuntimeError: out of memory")
+    for prompt, handle in zip(prompts, good, strict=True):
+        assert _tokens(handle)[0] == _alone(loaded, prompt)
