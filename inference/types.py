@@ -90,18 +90,29 @@ class Logprob:
 class Delta:
     """Tokens just sampled and the text that they complete; never half a UTF-8 character, and possibly no text.
 
-    logprobs has one entry a token where the request asked for them.
+    logprobs has one entry a token where the request asked for them. unnamed: how many tokens it stands for where their
+    ids are not known, as an engine elsewhere tells its text alone.
     """
 
     token_ids: tuple[int, ...]
     text: str
     channel: Channel = Channel.ANSWER
     logprobs: tuple[Logprob, ...] = ()
+    unnamed: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """How many were sampled."""
+        return len(self.token_ids) + self.unnamed
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The one terminal event of a handle. error is a sentence for the log when reason is ERROR."""
+    """The one terminal event of a handle. error is a sentence for the log when reason is ERROR.
+
+    cached_tokens: how many of the prompt's tokens had their keys and values from the prefix cache when it was admitted.
+    """
 
     reason: FinishReason
     error: str = ""
+    cached_tokens: int = 0
