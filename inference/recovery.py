@@ -119,10 +119,13 @@ def _recover(generation: Generation) -> bool:
 def _written(generation: Generation) -> Progress:
     """What was saved and what the log holds beyond it, as the first place of the epoch that follows."""
     events = stream.tail(generation.pk, EventId(generation.epoch, generation.last_seq))
+    thoughts = [event for event in events if event.channel is Channel.REASONING]
     return Progress(
         text=generation.text + "".join(event.text for event in events if event.channel is Channel.ANSWER),
-        reasoning=generation.reasoning + "".join(event.text for event in events if event.channel is Channel.REASONING),
+        reasoning=generation.reasoning + "".join(event.text for event in thoughts),
         token_ids=stream.unpack_ids(bytes(generation.token_ids) + b"".join(event.token_ids for event in events)),
+        tokens=generation.completion_tokens + sum(event.tokens for event in events),
+        reasoning_tokens=generation.reasoning_tokens + sum(event.tokens for event in thoughts),
         seq=0,
     )
 

@@ -14,7 +14,10 @@ INDEX = "workers"
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a worker says of itself once its model is loaded. memory_bytes is its resident set."""
+    """What a worker says of itself once its model is loaded.
+
+    memory_bytes is its resident set; kv_share is how much of the room for keys and values is held, from 0 to 1.
+    """
 
     worker: str
     model: str
@@ -26,6 +29,7 @@ class Announcement:
     running: int
     waiting: int
     tokens_per_s: float
+    kv_share: float
     memory_bytes: int
 
 

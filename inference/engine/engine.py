@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from time import monotonic
@@ -85,7 +86,13 @@ class Engine:
         self._running = 0
         self._closing = False
         self._rate = Rate()
+        self._on_events: Callable[[bool], None] = lambda urgent: None
+        self._urgent = False  # something was given out in this step that is not to wait
         self._thread: threading.Thread | None = None
+
+    def listen(self, on_events: Callable[[bool], None]) -> None:
+        """Have it called after each step, on the engine's thread: whether a first token or an end was given out."""
+        self._on_events = on_events
 
     def submit(
         self,
@@ -150,6 +157,7 @@ class Engine:
         sampled = self._advance(plan)
         if sampled:
             self._rate.add(sampled, began=began)
+        self._tell()
         with self._changed:
             self._running = len(self._scheduler.running)
             self._queued = len(self._scheduler) - self._running
@@ -245,6 +253,7 @@ class Engine:
                 self._break(row, choice.error)
                 continue
             row.take(choice)
+            self._urgent = self._urgent or row.began
             if row.finished is not None:
                 self._end(row, row.finished)
         return sum(choice.error is None for choice in choices)
@@ -256,9 +265,15 @@ class Engine:
     def _end(self, row: Row, reason: FinishReason, error: str = "") -> None:
         self._scheduler.remove(row)
         row.end(reason, error)
+        self._urgent = True
+
+    def _tell(self) -> None:
+        urgent, self._urgent = self._urgent, False
+        self._on_events(urgent)
 
     def _end_everything(self, error: str) -> None:
         self._receive()
         for row in self._rows():
             self._scheduler.remove(row)
             row.handle.put(Finished(reason=FinishReason.ERROR, error=error))
+        self._on_events(True)

@@ -40,6 +40,11 @@ class Row(Job):
         if request.resumed_ids:
             self.finished = self._reason(request.resumed_ids[-1])
 
+    @property
+    def began(self) -> bool:
+        """Whether the last token was the first that is given out here."""
+        return self.state.sampled == len(self.handle.request.resumed_ids) + 1
+
     def take(self, choice: Choice) -> None:
         """Go on with a sampled token: give out what it completes."""
         token = choice.token
