@@ -17,7 +17,7 @@ from celery import Celery, bootsteps
 from celery.exceptions import SecurityWarning
 from django.conf import settings
 
-from inference import runner
+from inference import runner, workers
 from inference.catalog import ModelSpec
 from inference.host import Host
 from inference.models import Generation
@@ -68,7 +68,8 @@ def serve(app: Celery, spec: ModelSpec, *, device: str) -> int:
 
 
 def _runner(name: str, spec: ModelSpec, device: str) -> runner.Runner:
-    served = _local_model(spec, device)
+    with workers.announced_as_loading(name, spec.slug):
+        served = _local_model(spec, device)
     started = runner.Runner(Host(name=name, model=spec.slug, served=served, slots=settings.WORKER_SLOTS))
     started.start()
     log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": served.device})
