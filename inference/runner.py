@@ -116,7 +116,7 @@ class Answer:
             sampling,
             priority=Priority(self.generation.door),
             owner=str(self.generation.owner_id),
-            resumed_ids=self.token_ids,
+            resume_ids=self.token_ids,
         )
         self._open(len(prompt.ids), self.generation.cut_turns + prompt.dropped_turns)
         finished = self._pump(self.handle)
@@ -147,10 +147,10 @@ class Answer:
                 emitted = now
             if now - persisted >= PERSIST_S and not self.lost:
                 if not self._persist():
-                    handle.abort()
+                    handle.cancel()
                 persisted = now
             if self.lost:
-                handle.abort()
+                handle.cancel()
 
     def _take(self, delta: Delta) -> None:
         self.held.append(delta)

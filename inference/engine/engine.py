@@ -6,8 +6,8 @@
         ...
     engine.close()
 
-A step is: end what was aborted, plan (`scheduler`), read (`passes`), sample (`sampler`), give out. One thread owns the
-model; submit(), abort() and stats() may be called from any.
+A step is: end what was cancelled, plan (`scheduler`), read (`passes`), sample (`sampler`), give out. One thread owns
+the model; submit() and stats() may be called from any, and so may a handle's cancel().
 """
 
 from __future__ import annotations
@@ -94,17 +94,17 @@ class Engine:
         *,
         priority: Priority = Priority.CHAT,
         owner: str = "",
-        resumed_ids: Ids[int] = (),
+        resume_ids: Ids[int] = (),
     ) -> Handle:
         """Queue a request and return at once. Raises InvalidRequest, QueueFull and EngineClosed.
 
         owner: whose it is, for fairness within a priority, and for the prefix cache, which never crosses owners.
-        resumed_ids continues an answer that another engine began: they are read after the prompt, count against
+        resume_ids continues an answer that another engine began: they are read after the prompt, count against
         max_tokens, and only what follows them is given out; with the same seed it is what the other would have said.
         """
         request = validate(
             prompt_ids,
-            resumed_ids,
+            resume_ids,
             sampling,
             vocabulary=self._vocabulary,
             context_length=self._loaded.context_length,
@@ -119,10 +119,6 @@ class Engine:
             self._arrived.append(row)
             self._changed.notify_all()
         return handle
-
-    def abort(self, handle: Handle) -> None:
-        """End a request before its next forward pass, with FinishReason.CANCELLED. Idempotent."""
-        handle.abort()
 
     def stats(self) -> Stats:
         """A snapshot, exact enough for a gauge."""
@@ -140,7 +136,7 @@ class Engine:
         began = monotonic()
         self._receive()
         for row in self._rows():
-            if row.handle.aborted.is_set():
+            if row.handle.cancelled.is_set():
                 self._end(row, FinishReason.CANCELLED)
             elif row.finished is not None:  # resumed, and complete already
                 self._end(row, row.finished)

@@ -19,12 +19,12 @@ class Row(Job):
     def __init__(self, loaded: LoadedModel, handle: Handle, *, vocabulary: int, priority: Priority, owner: str) -> None:
         request = handle.request
         self.handle = handle
-        self.ids = [*request.prompt_ids, *request.resumed_ids]
+        self.ids = [*request.prompt_ids, *request.resume_ids]
         super().__init__(owner=owner, priority=priority, known=len(self.ids))
         self.state = RowState(
             request.sampling,
             prompt_ids=request.prompt_ids,
-            resumed_ids=request.resumed_ids,
+            resume_ids=request.resume_ids,
             eos_ids=loaded.eos_ids,
             vocabulary=vocabulary,
             device=loaded.device,
@@ -35,10 +35,10 @@ class Row(Job):
         self._text = TextStream(loaded.tokenizer, request.sampling.stop)
         self.finished: FinishReason | None = None
         # Whoever resumes has the text of these already.
-        for token in request.resumed_ids:
+        for token in request.resume_ids:
             self._text.feed(token)
-        if request.resumed_ids:
-            self.finished = self._reason(request.resumed_ids[-1])
+        if request.resume_ids:
+            self.finished = self._reason(request.resume_ids[-1])
 
     def take(self, choice: Choice) -> None:
         """Go on with a sampled token: give out what it completes."""

@@ -49,7 +49,7 @@ def _written_by_another_worker(loaded: LoadedModel, generation: Generation, *, s
     for _ in range(steps):
         engine.step()
     host.drained = True
-    host.abort(generation.pk)
+    host.cancel(generation.pk)
     engine.step()
     writing.join()
     answer.release()
@@ -97,7 +97,7 @@ def test_an_answer_that_comes_back_to_the_worker_that_lost_it_is_left_alone_by_i
     recovery.reap()
     new, new_thread = _begin(engine, host, generation)
     engine.step()
-    wait_until(lambda: old.handle and old.handle.aborted.is_set(), "the older run's notice")
+    wait_until(lambda: old.handle and old.handle.cancelled.is_set(), "the older run's notice")
     engine.step()
     old_thread.join()
     old.release()
