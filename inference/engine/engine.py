@@ -22,11 +22,12 @@ import torch
 
 from inference.engine.loading import LoadedModel
 from inference.engine.passes import passes
+from inference.engine.reasoning import AnswerFormat
 from inference.engine.requests import EngineClosed, Handle, QueueFull, Rate, validate
 from inference.engine.sampler import Sampler
 from inference.engine.scheduler import Chunk, Plan, Scheduler
 from inference.engine.sequence import Row
-from inference.types import Finished, FinishReason, Priority, Sampling
+from inference.types import Finished, FinishReason, Priority, Reasoning, Sampling
 
 # The most tokens that one pass reads: about 0.3 s on two cores for the default model.
 STEP_TOKENS = {"cpu": 256, "cuda": 8192}
@@ -51,8 +52,11 @@ class Engine:
 
     slots: how many answers grow at the same time. queue_limit: how many more may wait. kv_tokens: how many tokens' keys
     and values may be held in all; None takes a share of the free memory. step_tokens, chunk_tokens: the most tokens
-    that one pass reads, and the most of prompts in a pass in which other answers grow. pace_s: the least time between
-    two steps, a throttle for operators who want a laptop cool and for tests that want to watch.
+    that one pass reads, and the most of prompts in a pass in which other answers grow. reasoning: how the model marks
+    what it thinks aloud; None takes all that it says for its answer. pace_s: the least time between two steps, a
+    throttle for operators who want a laptop cool and for tests that want to watch.
+
+    Raises ValueError for a format of reasoning that the model's tokenizer has not the tokens for.
     """
 
     def __init__(
@@ -64,9 +68,11 @@ class Engine:
         kv_tokens: int | None = None,
         step_tokens: int | None = None,
         chunk_tokens: int | None = None,
+        reasoning: Reasoning | None = None,
         pace_s: float = 0.0,
     ) -> None:
         self._loaded = loaded
+        self._answers = AnswerFormat(loaded.tokenizer, reasoning)
         self._queue_limit = queue_limit
         self._pace_s = pace_s
         self._vocabulary = int(loaded.model.config.get_text_config().vocab_size)
@@ -110,7 +116,14 @@ class Engine:
             context_length=self._loaded.context_length,
         )
         handle = Handle(request, self._wake)
-        row = Row(self._loaded, handle, vocabulary=self._vocabulary, priority=priority, owner=owner)
+        row = Row(
+            self._loaded,
+            handle,
+            answers=self._answers,
+            vocabulary=self._vocabulary,
+            priority=priority,
+            owner=owner,
+        )
         with self._changed:
             if self._closing:
                 raise EngineClosed("The engine is closed.")
