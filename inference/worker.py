@@ -21,6 +21,7 @@ from inference import runner
 from inference.catalog import ModelSpec
 from inference.models import Generation
 from inference.tasks import queue_name
+from inference.types import Reasoning, ReasoningFormat
 from inference.weights import directory
 
 log = logging.getLogger("worker")
@@ -75,8 +76,21 @@ def _host(name: str, spec: ModelSpec, device: str) -> Any:
     set_threads(settings.WORKER_THREADS)
     folder: Path = directory(spec, settings.MODELS_DIR)
     loaded = load(folder, device=device, dtype=spec.dtype, context_length=spec.context_length)
-    engine = Engine(loaded, slots=settings.WORKER_SLOTS, pace_s=settings.WORKER_PACE_MS / 1000)
+    engine = Engine(
+        loaded,
+        slots=settings.WORKER_SLOTS,
+        reasoning=_reasoning(spec),
+        pace_s=settings.WORKER_PACE_MS / 1000,
+    )
     host = Host(name=name, model=spec.slug, loaded=loaded, engine=engine, slots=settings.WORKER_SLOTS)
     host.start()
     log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": str(loaded.device)})
     return host
+
+
+def _reasoning(spec: ModelSpec) -> Reasoning | None:
+    """What the catalog declares, as the engine takes it."""
+    declared = spec.reasoning
+    if declared is None:
+        return None
+    return Reasoning(ReasoningFormat(declared.format), open=declared.open or "", close=declared.close or "")

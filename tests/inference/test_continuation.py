@@ -15,6 +15,7 @@ from inference.engine.loading import LoadedModel, load
 from inference.host import Host
 from inference.models import Generation
 from inference.runner import Answer
+from inference.types import Reasoning, ReasoningFormat
 from tests.rows import end_lease, queued
 from tests.stack import wait_until
 from tests.tiny.replies import EMOJI, REPLIES, STORY, STORY_STOP
@@ -25,8 +26,8 @@ def loaded(tiny_model_dir: Path) -> LoadedModel:
     return load(tiny_model_dir, device="cpu", dtype="float32", context_length=2048)
 
 
-def _host(loaded: LoadedModel) -> tuple[Engine, Host]:
-    engine = Engine(loaded)
+def _host(loaded: LoadedModel, reasoning: Reasoning | None = None) -> tuple[Engine, Host]:
+    engine = Engine(loaded, reasoning=reasoning)
     name = f"stepped-{uuid.uuid4().hex}"
     return engine, Host(name=name, model="tiny", loaded=loaded, engine=engine, slots=2)
 
@@ -42,9 +43,11 @@ def _begin(engine: Engine, host: Host, generation: Generation) -> tuple[Answer, 
     return answer, writing
 
 
-def _written_by_another_worker(loaded: LoadedModel, generation: Generation, *, steps: int) -> Generation:
+def _written_by_another_worker(
+    loaded: LoadedModel, generation: Generation, *, steps: int, reasoning: Reasoning | None = None
+) -> Generation:
     """Let a worker of its own go on with the answer for so many steps, then drain it. The row as it leaves it."""
-    engine, host = _host(loaded)
+    engine, host = _host(loaded, reasoning)
     answer, writing = _begin(engine, host, generation)
     for _ in range(steps):
         engine.step()
@@ -82,6 +85,30 @@ def test_an_answer_that_is_cut_off_at_any_token_reads_as_if_it_had_not_been(
         row = _written_by_another_worker(loaded, cut, steps=200)
         assert (row.state, row.text, row.finish_reason) == ("done", whole.text, whole.finish_reason)
         assert (row.completion_tokens, bytes(row.token_ids)) == (whole.completion_tokens, bytes(whole.token_ids))
+
+
+def test_an_answer_that_is_cut_off_in_its_thoughts_or_at_their_end_keeps_its_two_channels(
+    loaded: LoadedModel, owner: User
+) -> None:
+    """The tiny model knows no tags; words of its story do as well."""
+    reasoning = Reasoning(ReasoningFormat.TAGS, open="Once upon", close=STORY_STOP)
+
+    def asked() -> Generation:
+        return queued(
+            owner,
+            prompt=[{"role": "user", "content": STORY}],
+            sampling={"temperature": 0, "max_tokens": 200, "stop": ["ran", "slept"]},
+        )
+
+    whole = _written_by_another_worker(loaded, asked(), steps=200, reasoning=reasoning)
+    thought, _, answer = REPLIES[STORY].removeprefix("Once upon ").partition(STORY_STOP)
+    assert (whole.reasoning, whole.text) == (thought, answer.lstrip().split("ran")[0])
+    for steps in range(0, whole.completion_tokens, 2):
+        cut = _written_by_another_worker(loaded, asked(), steps=steps, reasoning=reasoning)
+        assert whole.reasoning.startswith(cut.reasoning)
+        row = _written_by_another_worker(loaded, cut, steps=200, reasoning=reasoning)
+        assert (row.state, row.reasoning, row.text) == ("done", whole.reasoning, whole.text)
+        assert bytes(row.token_ids) == bytes(whole.token_ids)
 
 
 def test_an_answer_that_comes_back_to_the_worker_that_lost_it_is_left_alone_by_its_older_run(
