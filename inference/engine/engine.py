@@ -4,6 +4,7 @@
     engine.start()
     for event in engine.submit(prompt.ids, Sampling(seed=7)):
         ...
+    engine.drain(timeout_s=20)
     engine.close()
 
 A step is: end what was cancelled, plan (`scheduler`), read (`passes`), sample (`sampler`), give out. One thread owns
@@ -15,7 +16,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass
 from time import monotonic
 
 import torch
@@ -23,28 +23,17 @@ import torch
 from inference.engine.loading import LoadedModel
 from inference.engine.passes import passes
 from inference.engine.reasoning import AnswerFormat
-from inference.engine.requests import EngineClosed, Handle, QueueFull, Rate, validate
+from inference.engine.requests import EngineClosed, Handle, QueueFull, validate
 from inference.engine.sampler import Sampler
 from inference.engine.scheduler import Chunk, Plan, Scheduler
 from inference.engine.sequence import Row
-from inference.types import Finished, FinishReason, Priority, Reasoning, Sampling
+from inference.engine.stats import Rate, Stats
+from inference.types import FinishReason, Priority, Reasoning, Sampling
 
 # The most tokens that one pass reads: about 0.3 s on two cores for the default model.
 STEP_TOKENS = {"cpu": 256, "cuda": 8192}
 # The most tokens of prompts beside answers that grow: each of those waits for them.
 CHUNK_TOKENS = {"cpu": 64, "cuda": 2048}
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """The engine's load: requests that run and wait, sampling speed of late, tokens since the start, and how much of
-    the room for keys and values is held, from 0 to 1."""
-
-    running: int
-    waiting: int
-    tokens_per_s: float
-    tokens_total: int
-    kv_share: float
 
 
 class Engine:
@@ -85,11 +74,12 @@ class Engine:
             step_tokens=max(slots, step_tokens or STEP_TOKENS[kind]),
             chunk_tokens=chunk_tokens or CHUNK_TOKENS[kind],
         )
-        self._changed = threading.Condition()  # guards _arrived, _queued and _closing
+        self._changed = threading.Condition()  # guards all that follows, but for _rate
         self._arrived: deque[Row] = deque()
         self._queued = 0  # of the scheduler's, as of the last step
         self._running = 0
-        self._closing = False
+        self._refusing = False  # takes no more requests
+        self._closing = False  # takes no more steps
         self._rate = Rate()
         self._thread: threading.Thread | None = None
 
@@ -125,8 +115,8 @@ class Engine:
             owner=owner,
         )
         with self._changed:
-            if self._closing:
-                raise EngineClosed("The engine is closed.")
+            if self._refusing:
+                raise EngineClosed("The engine takes no more requests.")
             if self._queued + len(self._arrived) >= self._queue_limit:
                 raise QueueFull(f"{self._queue_limit} requests are waiting already.")
             self._arrived.append(row)
@@ -154,15 +144,14 @@ class Engine:
             elif row.finished is not None:  # resumed, and complete already
                 self._end(row, row.finished)
         plan = self._scheduler.plan()
+        for row in plan.admitted:
+            row.enter()
         for row in plan.exhausted:
             self._end(row, FinishReason.LENGTH)
         sampled = self._advance(plan)
         if sampled:
             self._rate.add(sampled, began=began)
-        with self._changed:
-            self._running = len(self._scheduler.running)
-            self._queued = len(self._scheduler) - self._running
-            return bool(len(self._scheduler) or self._arrived)
+        return self._count()
 
     @property
     def alive(self) -> bool:
@@ -174,10 +163,16 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
+    def drain(self, timeout_s: float) -> bool:
+        """Take no more requests, and wait until all that were taken have ended. Whether they have. Blocks."""
+        with self._changed:
+            self._refusing = True
+            return self._changed.wait_for(lambda: not self._busy, timeout_s)
+
     def close(self) -> None:
         """Take no more requests and end those that are left with FinishReason.ERROR. Blocks for at most one step."""
         with self._changed:
-            self._closing = True
+            self._refusing = self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
@@ -195,7 +190,7 @@ class Engine:
                 self._keep_pace(began)
         finally:
             with self._changed:
-                self._closing = True
+                self._refusing = self._closing = True
             self._end_everything("The engine's thread ended.")
 
     def _sleep_until_needed(self) -> bool:
@@ -215,6 +210,20 @@ class Engine:
             self._queued += len(arrived)
         for row in arrived:
             self._scheduler.add(row)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a request has not ended yet, as of the last step."""
+        return bool(self._running or self._queued or self._arrived)
+
+    def _count(self) -> bool:
+        """Tell other threads how things stand after a step; returns whether there is work left."""
+        with self._changed:
+            self._running = len(self._scheduler.running)
+            self._queued = len(self._scheduler) - self._running
+            if not self._busy:
+                self._changed.notify_all()
+            return self._busy
 
     def _rows(self) -> list[Row]:
         return [*self._scheduler.running, *self._scheduler.waiting]
@@ -269,5 +278,5 @@ class Engine:
     def _end_everything(self, error: str) -> None:
         self._receive()
         for row in self._rows():
-            self._scheduler.remove(row)
-            row.handle.put(Finished(reason=FinishReason.ERROR, error=error))
+            self._end(row, FinishReason.ERROR, error)
+        self._count()

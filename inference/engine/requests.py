@@ -7,7 +7,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from time import monotonic
 
 from inference.types import Delta, Finished, Sampling
 
@@ -89,29 +88,6 @@ class Handle:
         if not self._ended:
             self._ended = isinstance(event, Finished)
             self._events.put(event)
-
-
-class Rate:
-    """Tokens per second of work, over the last seconds. add() is for the engine's thread, reading for any."""
-
-    WINDOW_S = 10.0
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._steps: tuple[tuple[float, float, int], ...] = ()
-
-    def add(self, tokens: int, *, began: float) -> None:
-        """Count the tokens of a step that began at the monotonic time `began` and ends now."""
-        now = monotonic()
-        self.total += tokens
-        recent = [step for step in self._steps if step[1] > now - self.WINDOW_S]
-        self._steps = (*recent[-511:], (began, now, tokens))
-
-    def per_second(self) -> float:
-        """0.0 when nothing was sampled within the window."""
-        recent = [step for step in self._steps if step[1] > monotonic() - self.WINDOW_S]
-        seconds = sum(end - begin for begin, end, _ in recent)
-        return sum(tokens for _, _, tokens in recent) / seconds if seconds else 0.0
 
 
 def validate(

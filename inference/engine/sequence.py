@@ -43,12 +43,18 @@ class Row(Job):
         self._ends = loaded.eos_ids | {*request.sampling.stop_ids}
         self._context_length = loaded.context_length
         self._text = answers.answer(request.prompt_ids, request.sampling.stop)
+        self._cached_tokens: int | None = None
         self.finished: FinishReason | None = None
         # Whoever resumes has the text of these already.
         for token in request.resume_ids:
             self._read(token)
         if request.resume_ids:
             self.finished = self._reason(request.resume_ids[-1])
+
+    def enter(self) -> None:
+        """The scheduler has just admitted it. What is read again after a preemption, cached or not, counts nowhere."""
+        if self._cached_tokens is None:
+            self._cached_tokens = min(self.computed, len(self.handle.request.prompt_ids))
 
     def take(self, choice: Choice) -> None:
         """Go on with a sampled token: give out what it completes."""
@@ -71,7 +77,7 @@ class Row(Job):
         if reason is not FinishReason.ERROR:
             for piece in self._text.flush():
                 self.handle.put(Delta(token_ids=(), text=piece.text, channel=piece.channel))
-        self.handle.put(Finished(reason=reason, error=error))
+        self.handle.put(Finished(reason=reason, error=error, cached_tokens=self._cached_tokens or 0))
 
     def _read(self, token: int) -> Piece:
         """What the token completes; one that ends the answer has no text, and all others have been fed before it."""
