@@ -148,7 +148,7 @@ class Answer:
     def cancel(self) -> None:
         """The engine need not go on."""
         if self.handle is not None:
-            self.handle.abort()
+            self.handle.cancel()
 
     def _drain(self) -> None:
         while self.handle is not None and (event := self.handle.get(timeout=0)) is not None:

@@ -26,7 +26,7 @@ log = logging.getLogger("worker")
 
 CONTROL_BLOCK_MS = 1000
 RETRY_S = 0.5
-# What an aborted answer has to store what it wrote.
+# What an cancelled answer has to store what it wrote.
 LAST_WRITES_S = 3.0
 # Stops that come before their generation has reached the engine are remembered for this many.
 EARLY_STOPS = 1000
@@ -65,12 +65,12 @@ class Host:
             log.warning("left without a word: Redis does not answer", extra={"worker": self.name})
 
     def drain(self, patience_s: float) -> None:
-        """Leave the list of workers, give running answers `patience_s` to end, then abort the rest. Blocks."""
+        """Leave the list of workers, give running answers `patience_s` to end, then cancel the rest. Blocks."""
         self._leave()
         self._wait_for_answers(patience_s)
         self.drained = True
         for generation_id in list(self._handles):
-            self.abort(generation_id)
+            self.cancel(generation_id)
         self._wait_for_answers(LAST_WRITES_S)
 
     @contextmanager
@@ -100,27 +100,27 @@ class Host:
             self._handles[generation_id] = begun.handle
             stopped = generation_id in self._early
         if stopped or self.drained:
-            begun.handle.abort()
+            begun.handle.cancel()
         return begun
 
-    def abort(self, generation_id: uuid.UUID) -> None:
+    def cancel(self, generation_id: uuid.UUID) -> None:
         """Stop decoding before the next step. Idempotent; for an id that has not come yet it holds when it comes."""
         with self._lock:
             handle = self._handles.get(generation_id)
             if handle is None:
                 self._early.append(generation_id)
         if handle is not None:
-            handle.abort()
+            handle.cancel()
 
     def release(self, generation_id: uuid.UUID, handle: Handle) -> None:
-        """Forget a run that has ended here; one that is still being decoded is aborted.
+        """Forget a run that has ended here; one that is still being decoded is cancelled.
 
         A generation that was lost and came back has a handle of its own by then, which stays.
         """
         with self._lock:
             if self._handles.get(generation_id) is handle:
                 del self._handles[generation_id]
-        handle.abort()
+        handle.cancel()
 
     def _wait_for_answers(self, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
@@ -145,7 +145,7 @@ class Host:
 
     def _obey(self, command: bytes, generation_id: uuid.UUID) -> None:
         if command == b"cancel":
-            self.abort(generation_id)
+            self.cancel(generation_id)
         else:
             log.warning("unknown command on the control stream", extra={"worker": self.name})
 

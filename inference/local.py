@@ -55,7 +55,7 @@ class LocalModel:
             replace(sampling, max_tokens=prompt.max_tokens),
             priority=priority,
             owner=owner,
-            resumed_ids=resumed.token_ids,
+            resume_ids=resumed.token_ids,
         )
         return Begun(handle, len(prompt.ids), prompt.dropped_turns)
 

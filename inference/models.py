@@ -261,6 +261,11 @@ class Generation(models.Model):
         values = {"first_token_at": self.first_token_at, **_columns(progress), **self._next_epoch(crashed)}
         return bool(mine.update(state=self.State.QUEUED, lease_until=None, worker="", **values))
 
+    def abandon(self, error_code: str) -> bool:
+        """End as interrupted with what the row has, unread. False where the row is lost."""
+        ended = {"state": self.State.INTERRUPTED, "error_code": error_code, "finished_at": timezone.now()}
+        return bool(self._mine().update(**ended, lease_until=None, **self._next_epoch(crashed=True)))
+
     def stop_was_asked_for(self) -> bool:
         """Whether its owner has asked to stop it, whoever ends it now."""
         return Generation.objects.filter(pk=self.pk, cancel_requested_at__isnull=False).exists()

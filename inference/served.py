@@ -41,7 +41,7 @@ class Handle(Protocol):
     def get(self, timeout: float | None = None) -> Delta | Finished | None:
         """The next event; None after `timeout` seconds without one, and at once when Finished has been taken."""
 
-    def abort(self) -> None:
+    def cancel(self) -> None:
         """End the request, with FinishReason.CANCELLED. Idempotent; does nothing to one that has ended."""
 
 

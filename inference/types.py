@@ -27,6 +27,22 @@ class Channel(StrEnum):
     REASONING = "reasoning"
 
 
+class ReasoningFormat(StrEnum):
+    """How a model marks what it thinks aloud: between two strings, or in channels as gpt-oss does."""
+
+    TAGS = "tags"
+    HARMONY = "harmony"
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What tells a model's reasoning from its answer. TAGS needs both delimiters; HARMONY has its own."""
+
+    format: ReasoningFormat
+    open: str = ""
+    close: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One message of a prompt, as the model's chat template takes it: role is system, user or assistant."""

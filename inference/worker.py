@@ -17,12 +17,13 @@ from celery import Celery, bootsteps
 from celery.exceptions import SecurityWarning
 from django.conf import settings
 
-from inference import runner
+from inference import runner, workers
 from inference.catalog import ModelSpec
 from inference.host import Host
 from inference.models import Generation
 from inference.served import Served
 from inference.tasks import queue_name
+from inference.types import Reasoning, ReasoningFormat
 from inference.weights import directory
 
 log = logging.getLogger("worker")
@@ -68,7 +69,8 @@ def serve(app: Celery, spec: ModelSpec, *, device: str) -> int:
 
 
 def _runner(name: str, spec: ModelSpec, device: str) -> runner.Runner:
-    served = _local_model(spec, device)
+    with workers.announced_as_loading(name, spec.slug):
+        served = _local_model(spec, device)
     started = runner.Runner(Host(name=name, model=spec.slug, served=served, slots=settings.WORKER_SLOTS))
     started.start()
     log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": served.device})
@@ -84,4 +86,18 @@ def _local_model(spec: ModelSpec, device: str) -> Served:
     set_threads(settings.WORKER_THREADS)
     folder: Path = directory(spec, settings.MODELS_DIR)
     loaded = load(folder, device=device, dtype=spec.dtype, context_length=spec.context_length)
-    return LocalModel(loaded, Engine(loaded, slots=settings.WORKER_SLOTS, pace_s=settings.WORKER_PACE_MS / 1000))
+    engine = Engine(
+        loaded,
+        slots=settings.WORKER_SLOTS,
+        reasoning=_reasoning(spec),
+        pace_s=settings.WORKER_PACE_MS / 1000,
+    )
+    return LocalModel(loaded, engine)
+
+
+def _reasoning(spec: ModelSpec) -> Reasoning | None:
+    """What the catalog declares, as the engine takes it."""
+    declared = spec.reasoning
+    if declared is None:
+        return None
+    return Reasoning(ReasoningFormat(declared.format), open=declared.open or "", close=declared.close or "")

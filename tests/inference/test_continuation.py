@@ -55,7 +55,7 @@ def _written_by_another_worker(loaded: LoadedModel, generation: Generation, *, s
     for _ in range(steps):
         engine.step()
     runner.host.drained = True
-    runner.host.abort(generation.pk)
+    runner.host.cancel(generation.pk)
     engine.step()
     writing.join()
     return Generation.objects.get(pk=generation.pk)
@@ -102,7 +102,7 @@ def test_an_answer_that_comes_back_to_the_worker_that_lost_it_is_left_alone_by_i
     recovery.reap()
     _, new_thread = _begin(engine, runner, generation)
     engine.step()
-    wait_until(lambda: old.handle and old.handle.aborted.is_set(), "the older run's notice")
+    wait_until(lambda: old.handle and old.handle.cancelled.is_set(), "the older run's notice")
     engine.step()
     old_thread.join()
     for _ in range(100):

@@ -24,7 +24,7 @@ class Dictated:
     """A handle that gives out what the test says."""
 
     def __init__(self, *events: Delta | Finished) -> None:
-        self.aborted = threading.Event()
+        self.cancelled = threading.Event()
         self._events: queue.SimpleQueue[Delta | Finished] = queue.SimpleQueue()
         self.say(*events)
 
@@ -38,8 +38,8 @@ class Dictated:
         except queue.Empty:
             return None
 
-    def abort(self) -> None:
-        self.aborted.set()
+    def cancel(self) -> None:
+        self.cancelled.set()
 
 
 @pytest.fixture
@@ -134,9 +134,9 @@ def test_of_two_runs_of_a_generation_in_one_worker_only_the_older_is_cancelled(w
     new.handle = Dictated(Delta((1,), "one"))
     new.open(prompt_tokens=3, dropped_messages=0)
     writers.add(new)
-    assert old.handle.aborted.wait(10)  # type: ignore[union-attr]
+    assert old.handle.cancelled.wait(10)  # type: ignore[union-attr]
     wait_until(lambda: Generation.objects.get(pk=claimed.pk).text == "one", "the newer run's save")
-    assert not new.handle.aborted.is_set()
+    assert not new.handle.cancelled.is_set()
 
 
 def test_a_run_that_is_fenced_out_is_over_at_once(writers: Writers, owner: User) -> None:

@@ -126,7 +126,7 @@ def test_many_at_once_give_what_each_gives_alone(kind: str, tiny: LoadedModel) -
     for _ in range(6):
         engine.step()
     handles += [engine.submit(prompt, greedy) for prompt in prompts[5:]]
-    engine.abort(cancelled)
+    cancelled.cancel()
     while engine.step():
         pass
     assert _tokens(cancelled)[1].reason is FinishReason.CANCELLED

@@ -24,7 +24,7 @@ def _ids(tiny: LoadedModel, turns: list[Turn]) -> tuple[int, ...]:
 
 def _read(tiny: LoadedModel, engine: Engine, ids: tuple[int, ...], owner: str) -> tuple[str, int]:
     """The answer, and how many tokens of the prompt the model had to read for it."""
-    read = 0
+    read, others = 0, engine.stats().running
 
     def count(model: torch.nn.Module, args: tuple[()], given: dict[str, torch.Tensor]) -> None:
         nonlocal read
@@ -32,10 +32,12 @@ def _read(tiny: LoadedModel, engine: Engine, ids: tuple[int, ...], owner: str) -
 
     hook = tiny.model.register_forward_pre_hook(count, with_kwargs=True)
     try:
-        text, tokens, _ = finish(engine, engine.submit(ids, GREEDY, owner=owner))
+        text, tokens, end = finish(engine, engine.submit(ids, GREEDY, owner=owner))
     finally:
         hook.remove()
-    return text, read - len(tokens) + 1
+    read -= len(tokens) - 1
+    assert end.cached_tokens == len(ids) - read or others
+    return text, read
 
 
 def test_the_next_turn_of_a_conversation_reads_only_what_is_new(tiny: LoadedModel) -> None:
@@ -65,6 +67,22 @@ def test_two_branches_of_a_conversation_share_what_they_have_in_common(tiny: Loa
     text, read = _read(tiny, engine, other, "ann")
     assert text == REPLIES[HELLO]
     assert read < len(other) // 2 + len(REPLIES[NAME])
+
+
+def test_cached_tokens_are_those_of_the_prompt_when_it_was_first_admitted(tiny: LoadedModel) -> None:
+    """Neither what another engine sampled counts, nor what is found again after a preemption."""
+    ids = _ids(tiny, HISTORY)
+    engine = Engine(tiny, slots=2)
+    *_, end = finish(engine, engine.submit(ids, GREEDY, owner="ann"))
+    assert end.cached_tokens == 0
+    said = tiny.tokenizer.encode(REPLIES[NAME])
+    resumed = finish(engine, engine.submit(ids, GREEDY, owner="ann", resume_ids=said[:5]))
+    assert resumed[2].cached_tokens == len(ids)
+    scarce = Engine(tiny, slots=2, kv_tokens=len(ids) + 4 * BLOCK_TOKENS)
+    handles = [scarce.submit(ids, replace(GREEDY, max_tokens=80, min_tokens=80), owner=owner) for owner in "ab"]
+    while scarce.step():
+        pass
+    assert [list(handle)[-1] for handle in handles] == [Finished(FinishReason.LENGTH)] * 2
 
 
 def test_memory_that_is_only_kept_gives_way_to_those_who_run(tiny: LoadedModel) -> None:
