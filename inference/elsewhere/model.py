@@ -18,9 +18,9 @@ from inference.catalog import ModelSpec, OpenAISource
 from inference.elsewhere import fitting
 from inference.elsewhere.answer import Answer, Question
 from inference.elsewhere.dialect import Dialect
-from inference.elsewhere.faults import Fault, Refused
+from inference.elsewhere.faults import Fault
 from inference.elsewhere.patience import USUAL, Patience
-from inference.elsewhere.upstream import Listed, Upstream
+from inference.elsewhere.upstream import Listed, Upstream, choose
 from inference.errors import ModelUnreachable, WorkerLost
 from inference.served import Begun, Load, OnEvents, Resumed, ServedError
 from inference.types import Priority, Sampling, Turn
@@ -161,7 +161,7 @@ class RemoteModel:
         missed = 0
         while True:
             try:
-                self._served = self._chosen(await upstream.models())
+                self._served = choose(await upstream.models(), self._source.model)
                 missed = 0
                 self._become(True, "")
             except Fault as fault:
@@ -171,14 +171,6 @@ class RemoteModel:
             self._looked.set()
             self._samples.append((monotonic(), self._tokens()))
             await asyncio.sleep(self._patience.poll_s)
-
-    def _chosen(self, listed: Sequence[Listed]) -> Listed:
-        """The model that the source names, or the first. Raises Refused where it is not there."""
-        wanted = self._source.model
-        found = next((model for model in listed if wanted in ("", model.name)), None)
-        if found is None:
-            raise Refused("The server does not list the model." if wanted else "The server lists no model.")
-        return found
 
     def _become(self, ready: bool, why: str) -> None:
         if ready != self._ready or not self._looked.is_set():

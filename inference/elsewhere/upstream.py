@@ -7,13 +7,14 @@ or nowhere. What is read is bounded, whatever the server sends.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 
+from inference.catalog import OpenAISource
 from inference.elsewhere import faults
 from inference.elsewhere.faults import Broken, Fault, Refused, Unreachable
 
@@ -37,6 +38,23 @@ class Listed:
     owner: str
     root: str
     context_length: int | None
+
+
+def choose(listed: Sequence[Listed], name: str) -> Listed:
+    """The model of that name, or the first where it is "". Raises Refused where it is not there."""
+    found = next((model for model in listed if name in ("", model.name)), None)
+    if found is None:
+        raise Refused(f"The server does not list {name}." if name else "The server lists no model.")
+    return found
+
+
+async def look(source: OpenAISource, *, api_key: str) -> Listed:
+    """Ask the server of a source once for its model. Raises Fault."""
+    upstream = Upstream(source.url, api_key=api_key, connections=1)
+    try:
+        return choose(await upstream.models(), source.model)
+    finally:
+        await upstream.close()
 
 
 class Upstream:

@@ -134,7 +134,7 @@ def refuses(status: int, message: str = "no", **headers: str) -> Script:
 class Server:
     """On a thread of its own. owner and context_length are what it lists its model with."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.owner = "vllm"
         self.context_length: int | None = 4096
         self.names = [NAME]
@@ -142,7 +142,7 @@ class Server:
         self.lose_looks = 0
         self.scripts: deque[Script] = deque()
         self.exchanges: list[Exchange] = []
-        self.port = 0
+        self.port = port
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listening: asyncio.Server | None = None
         self._started = threading.Event()
@@ -250,8 +250,8 @@ async def _watch(reader: asyncio.StreamReader, exchange: Exchange) -> None:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
-    server = Server()
+def serving(port: int = 0) -> Iterator[Server]:
+    server = Server(port)
     server.start()
     try:
         yield server

@@ -21,7 +21,7 @@ STOP_S = 0.1
 def _stop(told: Told) -> tuple[float, float]:
     """Cancel it; when that was asked for, and how long the end took."""
     asked_at = time.monotonic()
-    told.handle.abort()
+    told.handle.cancel()
     told.rest(timeout_s=5)
     took_s = time.monotonic() - asked_at
     assert told.end is not None
@@ -80,7 +80,7 @@ def test_an_answer_that_waits_to_try_again_is_stopped(server: Server, elsewhere:
 def test_a_stop_right_after_the_beginning_ends_it_too(asking: Asking) -> None:
     for _ in range(20):
         told = asking.begin()
-        told.handle.abort()
+        told.handle.cancel()
         told.rest(timeout_s=5)
         assert told.end is not None
         assert told.end.reason in (FinishReason.CANCELLED, FinishReason.STOP)
@@ -89,11 +89,11 @@ def test_a_stop_right_after_the_beginning_ends_it_too(asking: Asking) -> None:
 def test_a_stop_concerns_one_answer_alone_and_comes_twice_without_harm(server: Server, asking: Asking) -> None:
     server.script(says(*["a"] * 20, pause_s=0.02), says(*["b"] * 20, pause_s=0.02))
     stopped, other = asking.begin().until(2), asking.begin()
-    stopped.handle.abort()
-    stopped.handle.abort()
+    stopped.handle.cancel()
+    stopped.handle.cancel()
     assert stopped.rest().text in ("aa", "aaa", "aaaa")
     assert other.rest().text == "b" * 20
-    other.handle.abort()
+    other.handle.cancel()
 
 
 def test_closing_breaks_what_runs_and_takes_nothing_more(server: Server, elsewhere: Callable[..., Asking]) -> None:
@@ -106,7 +106,7 @@ def test_closing_breaks_what_runs_and_takes_nothing_more(server: Server, elsewhe
     assert told.end.reason is FinishReason.ERROR
     assert not asking.model.alive
     assert not asking.model.ready
-    told.handle.abort()
+    told.handle.cancel()
 
 
 def test_the_writers_are_woken_at_once_for_a_first_token_and_an_end(

@@ -128,7 +128,7 @@ def test_an_option_that_is_refused_again_is_no_reason_to_ask_for_ever(server: Se
 def test_a_stopped_answer_counts_what_was_given_out(server: Server, asking: Asking) -> None:
     server.script(says(*["a"] * 50, pause_s=0.05))
     told = asking.begin().until(3)
-    told.handle.abort()
+    told.handle.cancel()
     told.rest()
     assert told.end is not None
     assert (told.end.reason, told.end.completion_tokens) == ("cancelled", None)
