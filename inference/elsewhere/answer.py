@@ -19,7 +19,9 @@ from inference.elsewhere.metering import Meter
 from inference.elsewhere.patience import Patience
 from inference.elsewhere.reading import Reading
 from inference.elsewhere.upstream import Listed, Upstream
+from inference.engine.channels import Splitter
 from inference.engine.requests import Handle, Request
+from inference.engine.tags import TagSplitter
 from inference.errors import WorkerLost
 from inference.served import OnEvents, Resumed
 from inference.types import Delta, Finished, FinishReason, Sampling, Turn
@@ -32,7 +34,10 @@ MOST_REFUSALS = 6
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of the model `served`, whose context holds `context_length` tokens. salt: see Dialect.fields."""
+    """What is asked of the model `served`, whose context holds `context_length` tokens.
+
+    salt: see Dialect.fields. tags: the strings between which the model thinks aloud, where it has such.
+    """
 
     served: Listed
     turns: Sequence[Turn]
@@ -40,6 +45,7 @@ class Question:
     resumed: Resumed
     context_length: int
     salt: str
+    tags: tuple[str, str] | None
 
 
 class Answer:
@@ -131,7 +137,14 @@ class Answer:
 
     async def _try(self) -> Finished:
         meter = self._meter = self._new_meter()
-        reading = Reading(self._give, meter, self._patience, most_tokens=self._fit.max_tokens, said=self._said)
+        reading = Reading(
+            self._give,
+            meter,
+            self._patience,
+            most_tokens=self._fit.max_tokens,
+            said=self._said,
+            splitter=self._new_splitter(),
+        )
         try:
             async with (
                 asyncio.timeout(self._patience.first_token_s) as clock,
@@ -146,6 +159,7 @@ class Answer:
         except Fault:
             if not reading.is_over:
                 raise
+        reading.finish()
         resumed = self._question.resumed.tokens
         return replace(
             self._counted(),
@@ -200,6 +214,10 @@ class Answer:
     def _new_meter(self) -> Meter:
         most_prompt = self._fit.most_prompt_tokens + len(self._said.encode())
         return Meter(most_tokens=self._fit.max_tokens, most_prompt_tokens=most_prompt)
+
+    def _new_splitter(self) -> Splitter | None:
+        tags = self._question.tags
+        return TagSplitter(*tags, special={}, opened=False) if tags and not self._said else None
 
     def _counted(self) -> Finished:
         """The figures of the prompt. That of one that goes on holds what was said; about as many tokens as it took."""

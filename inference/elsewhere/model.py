@@ -104,6 +104,7 @@ class RemoteModel:
             resumed=resumed,
             context_length=self.context_length,
             salt=hashlib.sha256(owner.encode()).hexdigest()[:32],
+            tags=self._tags(),
         )
         answer = Answer(question, upstream, dialect=self._dialect, patience=self._patience, on_events=self._on_events)
         try:
@@ -113,6 +114,10 @@ class RemoteModel:
         if not fitting.is_sure(answer.fit, self.context_length):
             answer.settled.wait(self._patience.accept_s)
         return Begun(answer.handle, None, answer.fit.dropped)
+
+    def _tags(self) -> tuple[str, str] | None:
+        declared = self._spec.reasoning
+        return (declared.open, declared.close) if declared and declared.open and declared.close else None
 
     def load(self) -> Load:
         answers = list(self._answers.values())

@@ -91,6 +91,22 @@ def test_what_the_model_thinks_aloud_is_another_channel(server: Server, asking: 
     assert told.end.completion_tokens == 3
 
 
+def test_a_server_without_a_reasoning_parser_has_its_thoughts_told_by_their_tags(
+    server: Server, elsewhere: Callable[..., Asking]
+) -> None:
+    server.script(says("<thi", "nk>", "\n", "Hm", ".</th", "ink>", "\n\n", "Yes, <think>", " is", " a tag.<"))
+    told = elsewhere(reasons=True).ask()
+    assert (told.reasoning, told.text) == ("Hm.", "Yes, <think> is a tag.<")
+    assert told.end is not None
+    assert told.end.completion_tokens == 10
+
+
+def test_a_server_with_a_reasoning_parser_is_left_to_it(server: Server, elsewhere: Callable[..., Asking]) -> None:
+    server.script(says("<think>", " opens", " it.", thoughts=["What", " opens?"]))
+    told = elsewhere(reasons=True).ask()
+    assert (told.reasoning, told.text) == ("What opens?", "<think> opens it.")
+
+
 @pytest.mark.parametrize(
     ("said", "meant"),
     [("stop", "stop"), ("length", "length"), ("max_tokens", "length"), ("eos", "stop"), ("tool_calls", "stop")],
