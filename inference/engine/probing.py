@@ -1,21 +1,30 @@
-"""Whether requests of a model can be read together, found by reading two short prompts in one pass."""
+"""Whether requests of a model can be read together, found by reading two short prompts in one pass.
+
+`shapes_of` asks a model that is loaded; `obstacle` asks its config.json alone, with a model that has shapes and no
+numbers, for operators who want to know before they load it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from inference.engine import attention, slot_attention
 from inference.engine.attention import Layout, Rule, Segment
+from inference.engine.placing import LoadError
 from inference.engine.slots import LayerShape
 
 # Where the lengths of a batch change what a position means, a neighbour would change the answer.
 SHARED_POSITIONS = frozenset({"dynamic", "longrope"})
+# What `attention` computes. Llama 4's chunked attention, for one, would show its difference in long prompts only.
+LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 PROBE_TOKENS = 7
 PROBE_DIFFERENCE = 0.3  # of the logits' norm; one that sees another request's tokens differs by about its whole norm
 
@@ -30,24 +39,57 @@ def shapes_of(model: PreTrainedModel, *, device: torch.device, dtype: torch.dtyp
 
     Both have to come out as they do alone, so that what this module does not know about an architecture shows here.
     """
+    prompts = _prompts(model, device)
+    together, shapes = _read_together(model, prompts, dtype)
+    for ids, other in zip(prompts, together, strict=True):
+        one = model(ids[None], use_cache=False).logits[0, -1]
+        if not (one - other).float().norm() <= PROBE_DIFFERENCE * one.float().norm():
+            raise NotPackable("two requests in one pass change each other")
+    return shapes
+
+
+@torch.inference_mode()
+def obstacle(directory: Path) -> str | None:
+    """Why requests of the model in `directory` cannot be read together; None where they can, as far as its config.json
+    tells. Blocks for a second or two, and needs no room for weights. Raises LoadError for what is no model to load."""
+    logging.set_verbosity_error()
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False).eval()
+    except (ValueError, ImportError, KeyError, AttributeError) as error:
+        raise LoadError(f"{directory} holds no model that transformers can build: {error}") from error
+    try:
+        _read_together(model, _prompts(model, torch.device("meta")), torch.bfloat16)
+    except NotPackable as error:
+        return str(error)
+    return None
+
+
+def _prompts(model: PreTrainedModel, device: torch.device) -> list[Tensor]:
+    config = model.config.get_text_config()
+    places = torch.arange(min(PROBE_TOKENS, getattr(config, "max_position_embeddings", PROBE_TOKENS)), device=device)
+    return [(7 * places + 11 * number + 3) % config.vocab_size for number in (0, 1)]
+
+
+def _read_together(
+    model: PreTrainedModel, prompts: Sequence[Tensor], dtype: torch.dtype
+) -> tuple[Tensor, list[LayerShape]]:
+    """The last logits (2, V) of two prompts read in one pass, and what each layer keeps. Raises NotPackable."""
     config = model.config.get_text_config()
     if kinds := SHARED_POSITIONS & _rope_types(config):
         raise NotPackable(f"its positions ({', '.join(kinds)}) depend on the longest request")
-    count = min(PROBE_TOKENS, config.max_position_embeddings)
-    prompts = [[(7 * place + 11 * number + 3) % config.vocab_size for place in range(count)] for number in (0, 1)]
-    alone = [model(torch.tensor([ids], device=device), use_cache=False).logits[0, -1] for ids in prompts]
+    if others := {*(getattr(config, "layer_types", None) or ())} - LAYER_TYPES:
+        raise NotPackable(f"some of its layers ({', '.join(sorted(others))}) are not attention over all or a window")
+    count, device = len(prompts[0]), prompts[0].device
     probe = _Probe(_Made(), [Segment(number, 0, count) for number in (0, 1)], device, dtype)
-    ids = torch.tensor([*prompts[0], *prompts[1]], device=device)
     try:
-        together = read_packed(model, ids, probe, torch.tensor([count - 1, 2 * count - 1], device=device))
+        logits = read_packed(model, torch.cat(list(prompts)), probe, None)
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise NotPackable(f"its code does not take a packed pass: {error}") from error
     if sorted(probe.shapes) != list(range(config.num_hidden_layers)):
         raise NotPackable("some of its layers carry a state that is not keys and values")
-    for one, other in zip(alone, together, strict=True):
-        if not (one - other).float().norm() <= PROBE_DIFFERENCE * one.float().norm():
-            raise NotPackable("two requests in one pass change each other")
-    return [probe.shapes[index] for index in range(config.num_hidden_layers)]
+    return logits[[count - 1, 2 * count - 1]], [probe.shapes[index] for index in range(config.num_hidden_layers)]
 
 
 def read_packed(model: PreTrainedModel, ids: Tensor, layout: Layout, wanted: Tensor | None) -> Tensor:
