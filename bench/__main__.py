@@ -1,4 +1,4 @@
-"""`python -m bench [stack|load]`: the benchmarks, or one part of them. Figures are told, nothing is asserted."""
+"""`python -m bench [stack|worker|load]`: the benchmarks, or one part of them. Figures are told, nothing is asserted."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from importlib import import_module
 
 from bench import place, report
 
-PARTS = ("stack", "load")
+PARTS = ("stack", "worker", "load")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("part", nargs="?", choices=PARTS, help="both, if left out")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="all, if left out")
     part = parser.parse_args().part
     chosen = (part,) if part else PARTS
     report.machine()
