@@ -14,7 +14,7 @@ import uuid
 from dataclasses import asdict, dataclass, field
 
 from bench import visitor
-from bench.helper import answer, questions
+from bench.lines import answer, questions
 from inference.availability import catalog
 from inference.models import Generation, Outcome, Progress
 from inference.stream import TokenLog

@@ -22,7 +22,7 @@ from time import monotonic
 import torch
 
 from inference.engine.loading import LoadedModel
-from inference.engine.passes import passes
+from inference.engine.passes import CacheKind, passes
 from inference.engine.reasoning import AnswerFormat
 from inference.engine.requests import EngineClosed, Handle, QueueFull, validate
 from inference.engine.sampler import Sampler
@@ -59,6 +59,7 @@ class Engine:
         step_tokens: int | None = None,
         chunk_tokens: int | None = None,
         reasoning: Reasoning | None = None,
+        cache: CacheKind = CacheKind.AUTO,
         pace_s: float = 0.0,
     ) -> None:
         self._loaded = loaded
@@ -66,7 +67,7 @@ class Engine:
         self._queue_limit = queue_limit
         self._pace_s = pace_s
         self._vocabulary = int(loaded.model.config.get_text_config().vocab_size)
-        self._passes = passes(loaded, slots=slots, kv_tokens=kv_tokens)
+        self._passes = passes(loaded, slots=slots, kv_tokens=kv_tokens, cache=cache)
         self._sampler = Sampler()
         kind = loaded.device.type
         self._scheduler = Scheduler[Row](
