@@ -44,8 +44,6 @@ class Dialect:
         Other servers than these two would begin again, and the text would be there twice. None can be told to go on in
         mid-thought. SGLang's templates open a new thought before the text, so that a model that reasons would think.
         """
-        if not resumed.text and not resumed.reasoning:
-            return True
-        if not resumed.text:
-            return False
+        if not resumed.text.strip():
+            return not resumed.reasoning
         return served.owner == VLLM or (served.owner == SGLANG and not reasons and not resumed.reasoning)

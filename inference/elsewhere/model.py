@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from time import monotonic
 
 from inference.catalog import ModelSpec, OpenAISource
-from inference.elsewhere import fitting
 from inference.elsewhere.answer import Answer, Question
 from inference.elsewhere.dialect import Dialect
 from inference.elsewhere.faults import Fault
@@ -111,9 +110,9 @@ class RemoteModel:
             loop.call_soon_threadsafe(self._launch, answer)
         except RuntimeError as error:
             raise ServedError("The worker is ending.", ModelUnreachable.code) from error
-        if not fitting.is_sure(answer.fit, self.context_length):
+        if not answer.is_sure_to_fit:
             answer.settled.wait(self._patience.accept_s)
-        return Begun(answer.handle, None, answer.fit.dropped)
+        return Begun(answer.handle, None, answer.dropped_turns)
 
     def _tags(self) -> tuple[str, str] | None:
         declared = self._spec.reasoning

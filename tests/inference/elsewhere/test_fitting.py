@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
@@ -68,6 +69,16 @@ def test_words_in_any_shape_of_error_are_found(body: bytes) -> None:
     fault = faults.of_response(400, {}, body)
     assert isinstance(fault, TooLong)
     assert (fault.prompt_tokens, fault.limit) == (None, None)
+
+
+def test_what_a_person_wrote_is_not_taken_for_the_servers_words() -> None:
+    """FastAPI quotes the field that it refuses."""
+    row = {"loc": ["body", "seed"], "msg": "Input should be an integer", "input": "what is a context length?"}
+    assert type(faults.of_response(422, {}, json.dumps({"detail": [row]}).encode())) is faults.Refused
+    row = {"loc": ["body", "stream_options", "continuous_usage_stats"], "msg": "Extra inputs are not permitted"}
+    fault = faults.of_response(422, {}, json.dumps({"detail": [row]}).encode())
+    assert isinstance(fault, faults.UnknownOption)
+    assert fault.name == "continuous_usage_stats"
 
 
 @pytest.mark.parametrize("words", WORDS.values(), ids=WORDS.keys())
