@@ -58,9 +58,10 @@ class RemoteModel:
 
     @property
     def revision(self) -> str:
-        """What the server says it has loaded."""
+        """What the server says it has loaded; it goes into the database, which does not take every character."""
         served = self._served
-        return (served.root or served.name)[:120] if served else ""
+        told = (served.root or served.name) if served else ""
+        return "".join(filter(str.isprintable, told))[:120]
 
     @property
     def device(self) -> str:
