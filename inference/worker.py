@@ -2,6 +2,7 @@
 
 Celery brings the tasks and the warm shutdown; a bootstep loads the model after the pool and before the first task is
 taken. The pool is of threads, as many as the engine has slots: one process owns one device, and CUDA meets no fork.
+A model that an engine elsewhere runs is served in the same way, and no torch is loaded for it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from celery.exceptions import SecurityWarning
 from django.conf import settings
 
 from inference import runner, workers
-from inference.catalog import ModelSpec
+from inference.catalog import ModelSpec, OpenAISource
+from inference.elsewhere.model import RemoteModel
 from inference.host import Host
 from inference.models import Generation
 from inference.served import Served
@@ -71,11 +73,17 @@ def serve(app: Celery, spec: ModelSpec, *, device: str) -> int:
 
 def _runner(name: str, spec: ModelSpec, device: str) -> runner.Runner:
     with workers.announced_as_loading(name, spec.slug) as tell:
-        served = _local_model(spec, device, on_progress=_told(spec, tell))
+        served = _served(spec, device, on_progress=_told(spec, tell))
     started = runner.Runner(Host(name=name, model=spec.slug, served=served, slots=settings.WORKER_SLOTS))
     started.start()
     log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": served.device})
     return started
+
+
+def _served(spec: ModelSpec, device: str, *, on_progress: Callable[[str, float], None]) -> Served:
+    if isinstance(spec.source, OpenAISource):
+        return RemoteModel(spec, api_key=settings.ELSEWHERE_API_KEY, connections=settings.WORKER_SLOTS)
+    return _local_model(spec, device, on_progress=on_progress)
 
 
 def _told(spec: ModelSpec, tell: Callable[[float], None]) -> Callable[[str, float], None]:
