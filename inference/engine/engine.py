@@ -20,6 +20,7 @@ from time import monotonic
 
 import torch
 
+from inference.engine.grammars import Grammars
 from inference.engine.loading import LoadedModel
 from inference.engine.passes import passes
 from inference.engine.reasoning import AnswerFormat
@@ -65,6 +66,7 @@ class Engine:
         self._queue_limit = queue_limit
         self._pace_s = pace_s
         self._vocabulary = int(loaded.model.config.get_text_config().vocab_size)
+        self._grammars = Grammars(loaded, self._vocabulary)
         self._passes = passes(loaded, slots=slots, kv_tokens=kv_tokens)
         self._sampler = Sampler()
         kind = loaded.device.type
@@ -110,6 +112,7 @@ class Engine:
             self._loaded,
             handle,
             answers=self._answers,
+            grammar=self._grammars.matcher(sampling.grammar) if sampling.grammar else None,
             vocabulary=self._vocabulary,
             priority=priority,
             owner=owner,
@@ -177,6 +180,7 @@ class Engine:
         if self._thread is not None:
             self._thread.join()
         self._end_everything("The engine was closed before the answer was complete.")
+        self._grammars.close()
 
     def _wake(self) -> None:
         with self._changed:

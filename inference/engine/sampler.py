@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inference.engine.candidates import Filters, draw, draw_from_all, likeliest, masses, sorted_row
 from inference.engine.logprobs import read, tell
-from inference.engine.penalties import Bias, Grammar, Penalties, ban, bias, penalise, restrict, upload
+from inference.engine.penalties import Bias, Matcher, Penalties, ban, bias, penalise, restrict, upload
 from inference.types import Logprob, Sampling
 
 # How many of the likeliest tokens are looked at, until they suffice; after the last, all. Looking again waits for the
@@ -45,7 +45,7 @@ class RowState:
     ) -> None:
         self.sampling = sampling
         self.sampled = len(resume_ids)
-        self.grammar: Grammar | None = None
+        self.grammar: Matcher | None = None
         self.penalties: Penalties | None = None
         self.bias = Bias(sampling.logit_bias, device) if sampling.logit_bias else None
         self._ends: Tensor | None = None
