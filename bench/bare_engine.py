@@ -9,7 +9,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from bench.helper import answer, questions
+from bench.lines import answer, questions
 from inference.engine.engine import Engine
 from inference.engine.loading import LoadedModel, load, set_threads
 from inference.engine.prompts import build

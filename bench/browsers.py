@@ -14,7 +14,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 
 from bench import visitor
-from bench.helper import answer, questions
+from bench.lines import answer, questions
 
 ACK_S = 1.0
 ACK_BYTES = 16 * 1024

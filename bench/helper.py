@@ -1,4 +1,4 @@
-"""A process of the benchmark's own, which is asked and answers in lines of JSON: both ends of it."""
+"""A process of the benchmark's own, which is asked and answers in lines of JSON (`lines`): the asking end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Self
 
@@ -17,11 +16,15 @@ from config.embedded import die_with_parent
 
 
 class Helper:
-    """The asking end, of a process that runs a module's `main`. It ends with the `with` block, or with its parent."""
+    """A process that runs a module's `main`. It ends with the `with` block, or with its parent.
 
-    def __init__(self, module: str, *arguments: object) -> None:
+    python: an interpreter that has none of the project's packages; the module is then run as a program, by itself.
+    """
+
+    def __init__(self, module: str, *arguments: object, python: str | None = None) -> None:
+        command = [python, "-m"] if python else [sys.executable, "-m", __name__]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, module, *map(str, arguments)],
+            [*command, module, *map(str, arguments)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -49,16 +52,10 @@ class Helper:
             raise RuntimeError(f"{self._process.args!r} ended with status {self._process.wait()}")
         return json.loads(line)
 
-
-def answer(message: object) -> None:
-    """A helper's line to whoever started it."""
-    print(json.dumps(message), flush=True)
-
-
-def questions() -> Iterator[Any]:
-    """What a helper is asked, until its parent closes the line."""
-    for line in sys.stdin:
-        yield json.loads(line)
+    def ask(self, message: object) -> Any:
+        """Say and hear."""
+        self.say(message)
+        return self.hear()
 
 
 def _run(module: str, *arguments: str) -> None:

@@ -11,8 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -20,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from bench import report
+from bench import limits, report
+from bench.limits import Limits, interleaved
 from inference.engine.cpu import INT8_BLOCK, Int8, Packed, Plain, quicken
 from inference.engine.loading import set_threads
 
@@ -43,9 +42,9 @@ def main(folder: str, threads: str = "0") -> None:
     quicken(models["quick"], int8=False)
     quicken(models["int8"], int8=True)
     with torch.inference_mode():
-        bytes_per_s, flops_per_s = _limits()
+        found = _limits()
         _kernels(shapes)
-        _passes(models, shapes, bytes_per_s, flops_per_s)
+        _passes(models, shapes, found)
         _agreement(models, _plain(folder, torch.float32), AutoTokenizer.from_pretrained(folder))
 
 
@@ -54,18 +53,13 @@ def _plain(folder: str, dtype: torch.dtype) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
 
 
-def _limits() -> tuple[float, float]:
-    """Bytes read and bfloat16 operations a second."""
+def _limits() -> Limits:
     report.title("The machine")
-    numbers = torch.ones(1 << 27)
-    read = 4 * numbers.numel() / _interleaved([numbers.sum], 9)[0]
-    report.line("reading memory", f"{read / 1e9:.1f} GB/s")
-    rates = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        one = torch.randn(1024, 1024).to(dtype)
-        rates[dtype] = 2 * 1024**3 / _interleaved([partial(torch.mm, one, one)], 9)[0]
-        report.line(f"multiplying, {dtype}", f"{rates[dtype] / 1e9:.0f} GFLOP/s")
-    return read, rates[torch.bfloat16]
+    found = limits.measure()
+    report.line("reading memory", f"{found.bytes_per_s / 1e9:.1f} GB/s")
+    report.line("multiplying, float32", f"{found.float32_per_s / 1e9:.0f} GFLOP/s")
+    report.line("multiplying, bfloat16", f"{found.bfloat16_per_s / 1e9:.0f} GFLOP/s")
+    return found
 
 
 def _shapes(model: nn.Module) -> list[tuple[int, int]]:
@@ -83,7 +77,7 @@ def _kernels(shapes: Sequence[tuple[int, int]]) -> None:
         for rows in ROWS:
             used = copies if rows < 32 else max(1, copies // 8)
             x = torch.randn(rows, inputs).bfloat16()
-            times = _interleaved([partial(_call_all, some[:used], x) for some in kernels], 9)
+            times = interleaved([partial(_call_all, some[:used], x) for some in kernels], 9)
             report.line(f"{rows} rows", "  ".join(f"{1e6 * time / used:9.1f}" for time in times))
 
 
@@ -99,16 +93,14 @@ def _call_all(kernels: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> None:
         kernel(x)
 
 
-def _passes(
-    models: dict[str, PreTrainedModel], shapes: Sequence[tuple[int, int]], bytes_per_s: float, flops_per_s: float
-) -> None:
+def _passes(models: dict[str, PreTrainedModel], shapes: Sequence[tuple[int, int]], most: Limits) -> None:
     report.title(f"A pass without history, ms (share of its bound): {', '.join(models)}")
     weights = sum(outputs * inputs for outputs, inputs in shapes)
     for rows in PASS_ROWS:
         ids = torch.randint(5, 9999, (1, rows))
         calls = [partial(model, input_ids=ids, use_cache=False) for model in models.values()]
-        times = _interleaved(calls, 15 if rows < 64 else 5)
-        bound = max(2 * weights / bytes_per_s, 2 * weights * rows / flops_per_s)
+        times = interleaved(calls, 15 if rows < 64 else 5)
+        bound = max(2 * weights / most.bytes_per_s, 2 * weights * rows / most.bfloat16_per_s)
         shown = "   ".join(f"{1e3 * time:7.1f} ({bound / time:4.0%})" for time in times)
         report.line(f"{rows} rows, bound {1e3 * bound:.1f} ms", shown)
 
@@ -155,19 +147,6 @@ def _log_probabilities(model: PreTrainedModel, ids: Tensor) -> Tensor:
 def _surprise(log_probabilities: Tensor, ids: Tensor) -> Tensor:
     """Nats, for each token but the first."""
     return -log_probabilities[:-1].gather(1, ids[0, 1:, None])[:, 0]
-
-
-def _interleaved(calls: Sequence[Callable[[], object]], repetitions: int) -> list[float]:
-    """The median seconds of each call; the first round is not counted."""
-    times: list[list[float]] = [[] for _ in calls]
-    for call in calls:
-        call()
-    for _ in range(repetitions):
-        for own, call in zip(times, calls, strict=True):
-            began = perf_counter()
-            call()
-            own.append(perf_counter() - began)
-    return [median(own) for own in times]
 
 
 if __name__ == "__main__":

@@ -148,8 +148,13 @@ class Finished:
     """The one terminal event of a handle. error is a sentence for the log when reason is ERROR.
 
     cached_tokens: how many of the prompt's tokens had their keys and values from the prefix cache when it was admitted.
+    An engine elsewhere counts by itself: prompt_tokens and completion_tokens, where it told them, are its figures. code
+    is one of `inference.errors` where "the model failed" is not what there is to say.
     """
 
     reason: FinishReason
     error: str = ""
     cached_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    code: str = ""

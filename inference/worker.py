@@ -17,9 +17,11 @@ from celery import Celery, bootsteps
 from celery.exceptions import SecurityWarning
 from django.conf import settings
 
-from inference import runner
+from inference import runner, workers
 from inference.catalog import ModelSpec
+from inference.host import Host
 from inference.models import Generation
+from inference.served import Served
 from inference.tasks import queue_name
 from inference.types import Reasoning, ReasoningFormat
 from inference.weights import directory
@@ -37,13 +39,12 @@ class EngineStep(bootsteps.StartStopStep):
     device: ClassVar[str]
 
     def start(self, parent: Any) -> None:
-        runner.host = _host(parent.hostname, self.spec, self.device)
+        runner.runner = _runner(parent.hostname, self.spec, self.device)
 
     def stop(self, parent: Any) -> None:
         """Steps stop in reverse: tasks are no longer taken, and those that run wait for the engine. So it drains."""
-        if runner.host is not None:
-            runner.host.drain(DRAIN_S)
-            runner.host.close()
+        if runner.runner is not None:
+            runner.runner.stop(DRAIN_S)
 
 
 def serve(app: Celery, spec: ModelSpec, *, device: str) -> int:
@@ -67,11 +68,20 @@ def serve(app: Celery, spec: ModelSpec, *, device: str) -> int:
     return int(worker.exitcode or 0)
 
 
-def _host(name: str, spec: ModelSpec, device: str) -> Any:
+def _runner(name: str, spec: ModelSpec, device: str) -> runner.Runner:
+    with workers.announced_as_loading(name, spec.slug):
+        served = _local_model(spec, device)
+    started = runner.Runner(Host(name=name, model=spec.slug, served=served, slots=settings.WORKER_SLOTS))
+    started.start()
+    log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": served.device})
+    return started
+
+
+def _local_model(spec: ModelSpec, device: str) -> Served:
     # torch and transformers take seconds to import; only a process that hosts a model pays for it.
     from inference.engine.engine import Engine
     from inference.engine.loading import load, set_threads
-    from inference.host import Host
+    from inference.local import LocalModel
 
     set_threads(settings.WORKER_THREADS)
     folder: Path = directory(spec, settings.MODELS_DIR)
@@ -82,10 +92,7 @@ def _host(name: str, spec: ModelSpec, device: str) -> Any:
         reasoning=_reasoning(spec),
         pace_s=settings.WORKER_PACE_MS / 1000,
     )
-    host = Host(name=name, model=spec.slug, loaded=loaded, engine=engine, slots=settings.WORKER_SLOTS)
-    host.start()
-    log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": str(loaded.device)})
-    return host
+    return LocalModel(loaded, engine)
 
 
 def _reasoning(spec: ModelSpec) -> Reasoning | None:

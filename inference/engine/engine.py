@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from time import monotonic
 
@@ -22,7 +23,7 @@ import torch
 
 from inference.engine.grammars import Grammars
 from inference.engine.loading import LoadedModel
-from inference.engine.passes import passes
+from inference.engine.passes import CacheKind, passes
 from inference.engine.reasoning import AnswerFormat
 from inference.engine.requests import EngineClosed, Handle, QueueFull, validate
 from inference.engine.sampler import Sampler
@@ -59,6 +60,7 @@ class Engine:
         step_tokens: int | None = None,
         chunk_tokens: int | None = None,
         reasoning: Reasoning | None = None,
+        cache: CacheKind = CacheKind.AUTO,
         pace_s: float = 0.0,
     ) -> None:
         self._loaded = loaded
@@ -67,7 +69,7 @@ class Engine:
         self._pace_s = pace_s
         self._vocabulary = int(loaded.model.config.get_text_config().vocab_size)
         self._grammars = Grammars(loaded, self._vocabulary)
-        self._passes = passes(loaded, slots=slots, kv_tokens=kv_tokens)
+        self._passes = passes(loaded, slots=slots, kv_tokens=kv_tokens, cache=cache)
         self._sampler = Sampler()
         kind = loaded.device.type
         self._scheduler = Scheduler[Row](
@@ -83,7 +85,13 @@ class Engine:
         self._refusing = False  # takes no more requests
         self._closing = False  # takes no more steps
         self._rate = Rate()
+        self._on_events: Callable[[bool], None] = lambda urgent: None
+        self._urgent = False  # something was given out in this step that is not to wait
         self._thread: threading.Thread | None = None
+
+    def listen(self, on_events: Callable[[bool], None]) -> None:
+        """Have it called after each step, on the engine's thread: whether a first token or an end was given out."""
+        self._on_events = on_events
 
     def submit(
         self,
@@ -154,6 +162,7 @@ class Engine:
         sampled = self._advance(plan)
         if sampled:
             self._rate.add(sampled, began=began)
+        self._tell()
         return self._count()
 
     @property
@@ -267,6 +276,7 @@ class Engine:
                 self._break(row, choice.error)
                 continue
             row.take(choice)
+            self._urgent = self._urgent or row.began
             if row.finished is not None:
                 self._end(row, row.finished)
         return sum(choice.error is None for choice in choices)
@@ -278,9 +288,15 @@ class Engine:
     def _end(self, row: Row, reason: FinishReason, error: str = "") -> None:
         self._scheduler.remove(row)
         row.end(reason, error)
+        self._urgent = True
+
+    def _tell(self) -> None:
+        urgent, self._urgent = self._urgent, False
+        self._on_events(urgent)
 
     def _end_everything(self, error: str) -> None:
         self._receive()
         for row in self._rows():
             self._end(row, FinishReason.ERROR, error)
+        self._tell()
         self._count()

@@ -65,6 +65,11 @@ class Row(Job):
         if self._cached_tokens is None:
             self._cached_tokens = min(self.computed, len(self.handle.request.prompt_ids))
 
+    @property
+    def began(self) -> bool:
+        """Whether the last token was the first that is given out here."""
+        return self.state.sampled == len(self.handle.request.resume_ids) + 1
+
     def take(self, choice: Choice) -> None:
         """Go on with a sampled token: give out what it completes."""
         token = choice.token
