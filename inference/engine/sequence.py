@@ -50,6 +50,7 @@ class Row(Job):
             grammar.opening = answers.opening
         self._constrain()
         self._cached_tokens: int | None = None
+        self.failed = False  # once before: it has read all its tokens again since
         self.finished: FinishReason | None = None
         # Whoever resumes has the text of these already.
         for token in request.resume_ids:
