@@ -148,6 +148,17 @@ class PagedCache:
         for block in self._held[id(occupant)].blocks:
             self._pool.spoil(block)
 
+    def clear(self) -> None:
+        """Forget everything and zero it, what running requests hold included."""
+        self._pool = BlockPool(self._pool.count, self.block_tokens, first=SCRATCH_BLOCK + 1)
+        self._free_slots = list(range(self.pad_slot))
+        self._held.clear()
+        self._table.fill_(SCRATCH_BLOCK)
+        self._changed = True
+        for layer in self._layers:
+            layer.keys.zero_()
+            layer.values.zero_()
+
     def _continue(self, held: _Held, source: Block, common: int) -> bool:
         """Go on behind the first `common` tokens of a block: in the block itself where nothing else is in it and nobody
         uses it, else in a copy. False where there is no room for one."""

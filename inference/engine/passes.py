@@ -61,6 +61,9 @@ class Passes(Memory[Row], Protocol):
     def spoil(self, row: Row) -> None:
         """What the row has read is not to be used by anyone."""
 
+    def clear(self) -> None:
+        """Forget and zero what everybody has read, running requests too, which have to be admitted again."""
+
     @property
     def kv_share(self) -> float:
         """How much of the room for keys and values running requests hold, from 0 to 1."""
@@ -100,6 +103,8 @@ class Cache(Memory[Row], Protocol):
     def commit(self, occupant: Row, computed: int) -> None: ...
 
     def spoil(self, occupant: Row) -> None: ...
+
+    def clear(self) -> None: ...
 
 
 class Place(Protocol):
@@ -195,6 +200,9 @@ class Packed:
     def spoil(self, row: Row) -> None:
         self._cache.spoil(row)
 
+    def clear(self) -> None:
+        self._cache.clear()
+
     def keep(self, chunks: Sequence[Chunk[Row]]) -> None:
         for chunk in chunks:
             self._cache.commit(chunk.job, chunk.start + chunk.count)
@@ -246,6 +254,9 @@ class Separate:
 
     def spoil(self, row: Row) -> None:
         """Nobody else reads a request's cache."""
+
+    def clear(self) -> None:
+        self._caches.clear()
 
     def keep(self, chunks: Sequence[Chunk[Row]]) -> None:
         """A cache grows as it is read."""

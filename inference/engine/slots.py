@@ -120,6 +120,15 @@ class SlotCache:
         for layer in self._layers:
             layer.scrub(slot.number)
 
+    def clear(self) -> None:
+        """Forget everything and zero it, what running requests hold included."""
+        self._places.clear()
+        for slot in self._slots:
+            slot.occupant = None
+            self._cut(slot, 0)
+        for layer in self._layers:
+            layer.clear()
+
     def _match(self, occupant: Occupant) -> tuple[_Slot | None, int]:
         """The slot with the longest common prefix, a free one before a busy one, and that prefix's length."""
         keys = chain(occupant.ids, owner=occupant.owner)
@@ -202,6 +211,14 @@ class _Layer:
             end = (slot + 1) * stride // mmap.PAGESIZE * mmap.PAGESIZE
             if end > begin:
                 memory.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+    def clear(self) -> None:
+        """Zero all slots."""
+        for memory, _ in self._memory:
+            memory.madvise(mmap.MADV_DONTNEED)
+        if not self._memory:
+            self.keys.zero_()
+            self.values.zero_()
 
     def _tensor(self, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
         if device.type != "cpu" or not hasattr(mmap, "MADV_DONTNEED"):
