@@ -72,18 +72,19 @@ def serve(app: Celery, spec: ModelSpec, *, device: str) -> int:
 
 
 def _runner(name: str, spec: ModelSpec, device: str) -> runner.Runner:
-    with workers.announced_as_loading(name, spec.slug) as tell:
-        served = _served(spec, device, on_progress=_told(spec, tell))
+    served = _served(name, spec, device)
     started = runner.Runner(Host(name=name, model=spec.slug, served=served, slots=settings.WORKER_SLOTS))
     started.start()
-    log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": served.device})
     return started
 
 
-def _served(spec: ModelSpec, device: str, *, on_progress: Callable[[str, float], None]) -> Served:
+def _served(name: str, spec: ModelSpec, device: str) -> Served:
     if isinstance(spec.source, OpenAISource):
         return RemoteModel(spec, api_key=settings.ELSEWHERE_API_KEY, connections=settings.WORKER_SLOTS)
-    return _local_model(spec, device, on_progress=on_progress)
+    with workers.announced_as_loading(name, spec.slug) as tell:
+        served = _local_model(spec, device, on_progress=_told(spec, tell))
+    log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": served.device})
+    return served
 
 
 def _told(spec: ModelSpec, tell: Callable[[float], None]) -> Callable[[str, float], None]:

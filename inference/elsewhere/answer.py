@@ -6,6 +6,7 @@ A request is tried again only before anything was given out. Whatever happens, i
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +26,8 @@ from inference.engine.tags import TagSplitter
 from inference.errors import WorkerLost
 from inference.served import OnEvents, Resumed
 from inference.types import Delta, Finished, FinishReason, Sampling, Turn
+
+log = logging.getLogger("worker")
 
 # Where a busy server does not say when to come again: so long, and twice as long each time.
 BUSY_S = 1.0
@@ -237,6 +240,7 @@ class Answer:
         # A server that does not take the beginning of an answer: what there is of it stays.
         lost = self._said and isinstance(fault, Refused) and not isinstance(fault, TooLong)
         code = (WorkerLost if lost else fault.error).code
+        log.warning("an engine elsewhere failed: %s", fault, extra={"model": self._question.served.name, "code": code})
         return replace(self._counted(), reason=FinishReason.ERROR, error=str(fault), code=code)
 
     def _end(self, finished: Finished) -> None:

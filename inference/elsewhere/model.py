@@ -142,15 +142,15 @@ class RemoteModel:
         self._upstream = Upstream(self._source.url, api_key=self._api_key, connections=self._connections)
         self._loop = loop
         watching = loop.create_task(self._watch(self._upstream))
-        try:
-            await self._closing.wait()
-        finally:
-            self._ready = False
-            tasks = [watching, *self._answers]
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=CLOSE_S)
-            await self._upstream.close()
+        closing = loop.create_task(self._closing.wait())
+        # Should the watch ever break, the thread ends, and the process makes room for another.
+        await asyncio.wait([watching, closing], return_when=asyncio.FIRST_COMPLETED)
+        self._ready = False
+        tasks = [watching, closing, *self._answers]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=CLOSE_S)
+        await self._upstream.close()
 
     def _launch(self, answer: Answer) -> None:
         task = answer.launch(asyncio.get_running_loop())

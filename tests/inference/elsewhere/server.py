@@ -80,6 +80,12 @@ class Exchange:
         await self.raw(json.dumps(document).encode())
         await self.end()
 
+    def leave(self) -> None:
+        """The client has gone, which reading or writing tells first."""
+        if not self.left.is_set():
+            self.left_at = time.monotonic()
+            self.left.set()
+
     def cut(self) -> None:
         """Break the connection off."""
         self.writer.transport.abort()
@@ -213,6 +219,9 @@ class Server:
                 waiting = asyncio.create_task(_watch(reader, exchange))
                 try:
                     await self._respond(exchange)
+                except ConnectionError:
+                    exchange.leave()
+                    raise
                 finally:
                     waiting.cancel()
         self._writers.discard(writer)
@@ -245,8 +254,7 @@ async def _watch(reader: asyncio.StreamReader, exchange: Exchange) -> None:
     """Nothing comes while a response is written, but the end of the connection."""
     while not reader.at_eof() and reader.exception() is None:  # noqa: ASYNC110 - reading would take the next request's
         await asyncio.sleep(0.005)
-    exchange.left_at = time.monotonic()
-    exchange.left.set()
+    exchange.leave()
 
 
 @contextmanager

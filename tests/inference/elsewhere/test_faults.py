@@ -251,6 +251,7 @@ def test_a_refusal_is_told_and_not_repeated(
     server.script(refuses(status, "You wrote: a secret"))
     end = _failed(asking.ask(), "model_refused")
     assert str(status) in end.error
+    assert end.error in caplog.text
     assert len(server.asked) == 1
     assert "secret" not in end.error + caplog.text
 

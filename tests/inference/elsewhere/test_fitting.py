@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from inference.elsewhere import faults
+from inference import history
+from inference.elsewhere import faults, fitting
 from inference.elsewhere.faults import TooLong
 from inference.types import Sampling, Turn
 from tests.inference.elsewhere.conftest import Asking
@@ -133,3 +136,33 @@ def test_words_of_a_refusal_are_not_searched_for_long() -> None:
     began = time.monotonic()
     assert isinstance(faults.of_response(400, {}, b"context length " + b"1,2,3 tokens in the " * 3000), TooLong)
     assert time.monotonic() - began < 0.5
+
+
+@given(
+    sizes=st.lists(st.integers(min_value=0, max_value=3000), min_size=1, max_size=30),
+    max_tokens=st.integers(min_value=1, max_value=4000),
+    bytes_per_token=st.floats(min_value=0.5, max_value=12),
+    tells=st.booleans(),
+)
+def test_every_try_asks_for_less_and_the_first_and_the_newest_turn_stay(
+    sizes: list[int], max_tokens: int, bytes_per_token: float, tells: bool
+) -> None:
+    roles = ("user", "assistant")
+    body = [Turn(roles[place % 2], "x" * size) for place, size in enumerate(sizes)]
+    turns = [Turn("system", "Be brief."), *body]
+    limit = 1000
+    fit: fitting.Fit | None = fitting.first(turns, max_tokens, limit)
+    for _ in range(100):
+        assert fit is not None
+        prompt = round(history.size(fit.turns) / bytes_per_token)
+        assert fit.turns[0] == turns[0]
+        assert fit.turns[-1] == turns[-1]
+        assert len(fit.turns) + fit.dropped == len(turns)
+        if prompt + fit.max_tokens <= limit:
+            return
+        before = fit
+        fit = fitting.smaller(turns, fit, TooLong(prompt if tells else None, limit if tells else None), limit)
+        if fit is None:
+            return
+        assert (fit.dropped, -fit.max_tokens) > (before.dropped, -before.max_tokens)
+    raise AssertionError("it does not end")
