@@ -42,7 +42,8 @@ class Stream:
         self.text += piece
 
     def progress(self) -> Progress:
-        return Progress(text=self.text, reasoning="", token_ids=range(self.log.seq), seq=self.log.seq)
+        tokens = self.log.seq
+        return Progress(self.text, "", token_ids=range(tokens), tokens=tokens, reasoning_tokens=0, seq=tokens)
 
 
 def main(count: str, rate: str, seconds: str) -> None:
@@ -97,4 +98,4 @@ def keep(streams: list[Stream], ended: threading.Event) -> None:
     for stream in itertools.cycle(streams):
         if ended.wait(PERSIST_S / len(streams)):
             return
-        stream.generation.persist(stream.progress())
+        Generation.objects.persist(WORKER, [(stream.generation, stream.progress())])

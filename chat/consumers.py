@@ -21,10 +21,10 @@ from redis.exceptions import RedisError
 
 from accounts import guests
 from accounts.models import User
-from chat import conversations, frames
+from chat import conversations, frames, presence
 from chat.window import SlowReader, Window
 from inference import generations, stream
-from inference.errors import BadFrame, DomainError, SessionGone, TooManyFollowed, Unavailable
+from inference.errors import BadFrame, DomainError, SessionGone, TooManyConnections, TooManyFollowed, Unavailable
 from inference.following import follow
 from inference.reader import readers
 from inference.stream import EventId
@@ -33,6 +33,7 @@ from inference.threads import on_thread
 log = logging.getLogger("socket")
 
 SESSION_GONE = 4401
+CROWDED = 4429
 SLOW = 1013
 FOLLOWED_MAX = 16
 RECHECK_S = 30.0
@@ -53,11 +54,12 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Channels calls `disconnect` only when all goes well; the tasks of a socket end with it in any case."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            for task in [*self.following.values(), *self.tasks]:
-                task.cancel()
+        with contextlib.ExitStack() as self.open:
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                for task in [*self.following.values(), *self.tasks]:
+                    task.cancel()
 
     async def connect(self) -> None:
         self.session_key: str = self.scope["cookies"].get(settings.SESSION_COOKIE_NAME, "")
@@ -65,6 +67,12 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             await self.close()
             return
         await self.accept()
+        try:
+            self.open.enter_context(presence.connected(self.session_key))
+        except TooManyConnections as error:
+            await self._send(frames.refusal(error, {}))
+            await self.close(CROWDED)
+            return
         if await self._recheck():
             self._spawn(self._recheck_for_ever())
 

@@ -65,6 +65,7 @@ class ModelResource(msgspec.Struct, frozen=True):
     capabilities: tuple[str, ...]
     default: bool
     state: str
+    loading: float | None
     running: int
     waiting: int
 
@@ -159,7 +160,8 @@ def _model(listed: Listed) -> ModelResource:
         context_length=spec.context_length,
         capabilities=tuple(spec.capabilities),
         default=spec.default,
-        state="ready" if listed.ready else "off",
+        state="ready" if listed.ready else "off" if listed.loading is None else "loading",
+        loading=listed.loading,
         running=listed.running,
         waiting=listed.waiting,
     )

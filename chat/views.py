@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_safe
 
 from accounts import guests
 from accounts.models import User
-from chat import conversations, frames, resources
+from chat import conversations, frames, presence, resources
 from inference.errors import DomainError, NotFound
 from inference.following import follow
 from inference.stream import EventId
@@ -66,20 +66,24 @@ async def events(request: HttpRequest, generation: uuid.UUID) -> HttpResponse | 
     """The frames of the socket for one generation, as Server-Sent Events (WHATWG HTML, section 9.2)."""
     try:
         await on_thread(lambda: conversations.generation_of(_owner(request), generation))
+        presence.check(request.session.session_key or "")
         after = _event_id(request.headers.get("Last-Event-ID") or request.GET.get("after", ""))
     except DomainError as error:
         return _error(error)
-    response = StreamingHttpResponse(_event_stream(generation, after), content_type="text/event-stream")
+    session_key = request.session.session_key or ""
+    response = StreamingHttpResponse(_event_stream(session_key, generation, after), content_type="text/event-stream")
     response.headers["X-Accel-Buffering"] = "no"
     return response
 
 
-async def _event_stream(generation: uuid.UUID, after: EventId | None) -> AsyncIterator[bytes]:
-    async with aclosing(follow(generation, after)) as items:
-        async for item in items:
-            at = getattr(item, "id", None)
-            prefix = f"id: {at}\n" if at else ""
-            yield f"{prefix}data: {frames.encode(frames.outgoing(generation, item))}\n\n".encode()
+async def _event_stream(session_key: str, generation: uuid.UUID, after: EventId | None) -> AsyncIterator[bytes]:
+    # Counted here: a client that leaves before the first byte never starts this generator, nor ends it.
+    with presence.connected(session_key):
+        async with aclosing(follow(generation, after)) as items:
+            async for item in items:
+                at = getattr(item, "id", None)
+                prefix = f"id: {at}\n" if at else ""
+                yield f"{prefix}data: {frames.encode(frames.outgoing(generation, item))}\n\n".encode()
 
 
 def _page(request: HttpRequest, conversation_id: uuid.UUID | None) -> HttpResponse:

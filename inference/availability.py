@@ -20,10 +20,14 @@ log = logging.getLogger("models")
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A model as the picker shows it. running and waiting count generations, on all its workers together."""
+    """A model as the picker shows it. running and waiting count generations, on all its workers together.
+
+    loading is how far the first of them has come that is not ready, from 0 to 1; None where none is on its way.
+    """
 
     spec: ModelSpec
     ready: bool
+    loading: float | None
     running: int
     waiting: int
 
@@ -35,12 +39,15 @@ def catalog() -> Catalog:
 
 
 def listing() -> list[Listed]:
-    """Every model in the file's order; none is ready while Redis does not answer. One query and two Redis calls."""
+    """Every model in the file's order; none is ready while Redis does not answer. One query and four Redis calls."""
+    ready: set[str] = set()
+    loading: dict[str, float] = {}
     try:
-        ready = {announcement.model for announcement in workers.living()}
+        ready = {worker.model for worker in workers.living()}
+        for worker in workers.loading():
+            loading[worker.model] = max(worker.share, loading.get(worker.model, 0.0))
     except RedisError:
         log.warning("Redis does not answer; every model is shown as not running")
-        ready = set()
     counts: Counter[tuple[str, str]] = Counter()
     for row in Generation.objects.active().values("model", "state").annotate(count=Count("id")):
         counts[row["model"], row["state"]] = row["count"]
@@ -48,6 +55,7 @@ def listing() -> list[Listed]:
         Listed(
             spec=spec,
             ready=spec.slug in ready,
+            loading=loading.get(spec.slug),
             running=counts[spec.slug, Generation.State.RUNNING],
             waiting=counts[spec.slug, Generation.State.QUEUED],
         )

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 Text = Annotated[str, Meta(min_length=1, max_length=500)]
+Delimiter = Annotated[str, Meta(pattern=r"^\S(.{0,62}\S)?\Z")]
 Capability = Literal["chat", "code", "multilingual", "reasoning"]
 
 
@@ -48,10 +49,11 @@ class Prices(Table, frozen=True):
 
 
 class Reasoning(Table, frozen=True):
-    """The strings between which a model thinks aloud."""
+    """How a model thinks aloud: in tags, between the two strings, or in harmony's channels, which have no strings."""
 
-    open: Text
-    close: Text
+    format: Literal["tags", "harmony"] = "tags"
+    open: Delimiter | None = None
+    close: Delimiter | None = None
 
 
 class SamplingDefaults(Table, frozen=True):
@@ -195,11 +197,18 @@ def _model(path: Path, number: int, table: object) -> ModelSpec:
         raise CatalogError(f"{where}: key 'sha256': it is required with a pypi source and belongs to no other.")
     if not all(price.is_finite() and price >= 0 for price in msgspec.structs.astuple(model.prices)):
         raise CatalogError(f"{where}: key 'prices': a price is no amount of at least 0.")
+    if model.reasoning is not None and not _complete(model.reasoning):
+        raise CatalogError(f"{where}: key 'reasoning': tags have open and close, and harmony has neither.")
     if model.sampling.max_tokens > model.context_length:
         raise CatalogError(f"{where}: key 'sampling.max_tokens': it is more than context_length.")
     if isinstance(source, PathSource) and not source.path.is_absolute():
         return msgspec.structs.replace(model, source_text=f"path:{(path.parent / source.path).resolve()}")
     return model
+
+
+def _complete(reasoning: Reasoning) -> bool:
+    has = {reasoning.open is not None, reasoning.close is not None}
+    return has == {reasoning.format == "tags"}
 
 
 def _reworded(message: str) -> str:

@@ -92,6 +92,11 @@ class TooManyFollowed(DomainError):
     sentence = "This connection follows {limit} answers already. Close a tab or wait for one to end."
 
 
+class TooManyConnections(DomainError):
+    code, status, openai_type = "too_many_connections", 429, "rate_limit_error"
+    sentence = "{limit} pages of yours are connected already. Close some of them and load this one again."
+
+
 class SessionGone(DomainError):
     code, status, openai_type = "session_expired", 401, "authentication_error"
     sentence = "Your session has ended. Load the page again; what you typed is kept."

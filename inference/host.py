@@ -1,6 +1,6 @@
-"""What one worker process hosts: a loaded model, its engine, the control stream and the heartbeat.
+"""What one worker process hosts: a model that answers, the control stream and the heartbeat.
 
-The runner's threads call it; it knows Redis, and nothing of PostgreSQL or Celery.
+The runner's threads call it; it knows Redis, and nothing of PostgreSQL, Celery or torch.
 """
 
 from __future__ import annotations
@@ -12,24 +12,21 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import psutil
 from redis.exceptions import RedisError
 
 from inference import stream, workers
-from inference.engine import prompts
-from inference.engine.engine import Engine
-from inference.engine.loading import LoadedModel
-from inference.engine.requests import Handle
+from inference.served import Begun, Handle, OnEvents, Resumed, Served
 from inference.types import Priority, Sampling, Turn
 
 log = logging.getLogger("worker")
 
 CONTROL_BLOCK_MS = 1000
 RETRY_S = 0.5
-# What an aborted answer has to store what it wrote.
+# What an cancelled answer has to store what it wrote.
 LAST_WRITES_S = 3.0
 # Stops that come before their generation has reached the engine are remembered for this many.
 EARLY_STOPS = 1000
@@ -38,35 +35,27 @@ EARLY_STOPS = 1000
 class Host:
     """One engine, shared by every task of this process. All methods are thread-safe."""
 
-    def __init__(self, *, name: str, model: str, loaded: LoadedModel, engine: Engine, slots: int) -> None:
+    def __init__(self, *, name: str, model: str, served: Served, slots: int) -> None:
         self.name = name
+        self.served = served
         self.drained = False
         self._model = model
-        self._loaded = loaded
-        self._engine = engine
         self._slots = slots
         self._handles: dict[uuid.UUID, Handle] = {}
         self._early: deque[uuid.UUID] = deque(maxlen=EARLY_STOPS)
         self._at_work = 0
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._listen, name="control", daemon=True),
-            threading.Thread(target=self._beat, name="heartbeat", daemon=True),
-        ]
 
-    @property
-    def revision(self) -> str:
-        return self._loaded.revision
-
-    def start(self) -> None:
-        self._engine.start()
-        for thread in self._threads:
-            thread.start()
+    def start(self, on_events: OnEvents, fit: Callable[[], bool]) -> None:
+        """Begin to answer and announce it. `fit` says whether the process can still write what is given out."""
+        self.served.start(on_events)
+        threading.Thread(target=self._listen, name="control", daemon=True).start()
+        threading.Thread(target=self._beat, args=[fit], name="heartbeat", daemon=True).start()
 
     def close(self) -> None:
-        """End the engine; an answer that still runs breaks. Blocks until it has stopped."""
-        self._engine.close()
+        """End the model; an answer that still runs breaks. Blocks until it has stopped."""
+        self.served.close()
 
     def _leave(self) -> None:
         self._closing.set()
@@ -76,12 +65,12 @@ class Host:
             log.warning("left without a word: Redis does not answer", extra={"worker": self.name})
 
     def drain(self, patience_s: float) -> None:
-        """Leave the list of workers, give running answers `patience_s` to end, then abort the rest. Blocks."""
+        """Leave the list of workers, give running answers `patience_s` to end, then cancel the rest. Blocks."""
         self._leave()
         self._wait_for_answers(patience_s)
         self.drained = True
         for generation_id in list(self._handles):
-            self.abort(generation_id)
+            self.cancel(generation_id)
         self._wait_for_answers(LAST_WRITES_S)
 
     @contextmanager
@@ -95,50 +84,43 @@ class Host:
             with self._lock:
                 self._at_work -= 1
 
-    def prompt(self, turns: Sequence[Turn], max_tokens: int) -> prompts.Prompt | None:
-        """The prompt's token ids, cut to the context; None where the newest message alone does not fit."""
-        try:
-            return prompts.build(self._loaded, turns, max_tokens)
-        except prompts.PromptTooLong:
-            return None
-
-    def submit(
+    def begin(
         self,
         generation_id: uuid.UUID,
-        prompt_ids: Sequence[int],
+        turns: Sequence[Turn],
         sampling: Sampling,
         *,
         priority: Priority,
         owner: str,
-        resumed_ids: Sequence[int] = (),
-    ) -> Handle:
-        """Hand a generation to the engine, under its id, so that a stop finds it. `resumed_ids` another has sampled."""
-        handle = self._engine.submit(prompt_ids, sampling, priority=priority, owner=owner, resumed_ids=resumed_ids)
+        resumed: Resumed,
+    ) -> Begun:
+        """Hand a generation to the model, under its id, so that a stop finds it. Raises ServedError."""
+        begun = self.served.begin(turns, sampling, priority=priority, owner=owner, resumed=resumed)
         with self._lock:
-            self._handles[generation_id] = handle
+            self._handles[generation_id] = begun.handle
             stopped = generation_id in self._early
         if stopped or self.drained:
-            self._engine.abort(handle)
-        return handle
+            begun.handle.cancel()
+        return begun
 
-    def abort(self, generation_id: uuid.UUID) -> None:
+    def cancel(self, generation_id: uuid.UUID) -> None:
         """Stop decoding before the next step. Idempotent; for an id that has not come yet it holds when it comes."""
         with self._lock:
             handle = self._handles.get(generation_id)
             if handle is None:
                 self._early.append(generation_id)
         if handle is not None:
-            self._engine.abort(handle)
+            handle.cancel()
 
     def release(self, generation_id: uuid.UUID, handle: Handle) -> None:
-        """Forget a run that has ended here; one that the engine still decodes is aborted.
+        """Forget a run that has ended here; one that is still being decoded is cancelled.
 
         A generation that was lost and came back has a handle of its own by then, which stays.
         """
         with self._lock:
             if self._handles.get(generation_id) is handle:
                 del self._handles[generation_id]
-        self._engine.abort(handle)
+        handle.cancel()
 
     def _wait_for_answers(self, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
@@ -163,38 +145,44 @@ class Host:
 
     def _obey(self, command: bytes, generation_id: uuid.UUID) -> None:
         if command == b"cancel":
-            self.abort(generation_id)
+            self.cancel(generation_id)
         else:
             log.warning("unknown command on the control stream", extra={"worker": self.name})
 
-    def _beat(self) -> None:
+    def _beat(self, fit: Callable[[], bool]) -> None:
         process = psutil.Process()
         while not self._closing.is_set():
-            if not self._engine.alive:
+            if not (self.served.alive and fit()):
                 self._give_up()
                 return
-            stats = self._engine.stats()
-            announcement = workers.Announcement(
-                worker=self.name,
-                model=self._model,
-                revision=self._loaded.revision,
-                device=str(self._loaded.device),
-                dtype=str(self._loaded.dtype).removeprefix("torch."),
-                context_length=self._loaded.context_length,
-                slots=self._slots,
-                running=stats.running,
-                waiting=stats.waiting,
-                tokens_per_s=round(stats.tokens_per_s, 1),
-                memory_bytes=process.memory_info().rss,
-            )
             try:
-                workers.announce(announcement)
+                if self.served.ready:
+                    workers.announce(self._announcement(process))
+                else:
+                    workers.retire(self.name)
             except RedisError:
                 log.warning("not announced: Redis does not answer", extra={"worker": self.name})
             self._closing.wait(workers.HEARTBEAT_S)
 
+    def _announcement(self, process: psutil.Process) -> workers.Announcement:
+        load = self.served.load()
+        return workers.Announcement(
+            worker=self.name,
+            model=self._model,
+            revision=self.served.revision,
+            device=self.served.device,
+            dtype=self.served.dtype,
+            context_length=self.served.context_length,
+            slots=self._slots,
+            running=load.running,
+            waiting=load.waiting,
+            tokens_per_s=round(load.tokens_per_s, 1),
+            kv_share=round(load.kv_share, 3),
+            memory_bytes=process.memory_info().rss,
+        )
+
     def _give_up(self) -> None:
-        """An engine without its thread would fail every message it is given: end the process; a new one does better."""
-        log.critical("the engine's thread has died", extra={"worker": self.name})
+        """Without one of its threads it would fail every message: end the process; a new one does better."""
+        log.critical("a thread of the worker has died", extra={"worker": self.name})
         self._leave()
         os.kill(os.getpid(), signal.SIGTERM)

@@ -44,6 +44,11 @@ INTER_TOKEN = Histogram(
     (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
 )
 HISTOGRAMS = (TTFT, INTER_TOKEN)
+TOKENS = {
+    "tokens": ("completion_tokens", "Tokens sampled."),
+    "prompt_tokens": ("prompt_tokens", "Tokens of prompts."),
+    "cached_tokens": ("cached_prompt_tokens", "Tokens of prompts that the prefix cache had."),
+}
 
 
 def observe(generation: Generation) -> None:
@@ -52,6 +57,8 @@ def observe(generation: Generation) -> None:
     with client().pipeline(transaction=False) as pipe:
         pipe.hincrby(KEY, json.dumps(["ended", *labels, generation.state]), 1)
         pipe.hincrby(KEY, json.dumps(["tokens", *labels]), generation.completion_tokens)
+        pipe.hincrby(KEY, json.dumps(["prompt_tokens", *labels]), generation.prompt_tokens or 0)
+        pipe.hincrby(KEY, json.dumps(["cached_tokens", *labels]), generation.cached_tokens)
         for histogram, value in _values(generation):
             place = next((str(bound) for bound in histogram.bounds if value <= bound), "+Inf")
             pipe.hincrby(KEY, json.dumps([histogram.name, *labels, place]), 1)
@@ -93,17 +100,22 @@ class Collector:
         rate = GaugeMetricFamily("lambda_worker_tokens_per_second", "Decode rate now.", labels=["worker", "model"])
         memory = GaugeMetricFamily("lambda_worker_memory_bytes", "Resident memory.", labels=["worker", "model"])
         slots = GaugeMetricFamily("lambda_worker_slots", "Answers it can write at once.", labels=["worker", "model"])
+        kv = GaugeMetricFamily("lambda_worker_kv_ratio", "Share of the KV cache in use.", labels=["worker", "model"])
         for worker in workers.living():
             labels = [worker.worker, worker.model]
             rate.add_metric(labels, worker.tokens_per_s)
             memory.add_metric(labels, worker.memory_bytes)
             slots.add_metric(labels, worker.slots)
-        yield from (rate, memory, slots)
+            kv.add_metric(labels, worker.kv_share)
+        yield from (rate, memory, slots, kv)
 
     def _counted(self) -> Iterator[Metric]:
         stored = {tuple(json.loads(name)): float(value) for name, value in client().hgetall(KEY).items()}
         ended = CounterMetricFamily("lambda_generations", "Answers ended.", labels=["model", "door", "state"])
-        tokens = CounterMetricFamily("lambda_completion_tokens", "Tokens sampled.", labels=["model", "door"])
+        tokens = {
+            name: CounterMetricFamily(f"lambda_{metric}", words, labels=["model", "door"])
+            for name, (metric, words) in TOKENS.items()
+        }
         events = {
             "claim_lost": CounterMetricFamily("lambda_claims_lost", "Messages whose generation had been claimed."),
             "worker_lost": CounterMetricFamily("lambda_workers_lost", "Answers whose worker let its lease run out."),
@@ -111,11 +123,11 @@ class Collector:
         for name, value in stored.items():
             if name[0] == "ended":
                 ended.add_metric(name[1:], value)
-            elif name[0] == "tokens":
-                tokens.add_metric(name[1:], value)
+            elif name[0] in tokens:
+                tokens[name[0]].add_metric(name[1:], value)
         for event, family in events.items():
             family.add_metric([], stored.get((event,), 0))
-        yield from (ended, tokens, *events.values())
+        yield from (ended, *tokens.values(), *events.values())
         for histogram in HISTOGRAMS:
             yield _family(histogram, stored)
 

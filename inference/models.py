@@ -13,12 +13,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from django.conf import settings
-from django.db import models
+from django.db import connection, models
 from django.db.models import Q
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from inference.stream import pack_ids
@@ -29,21 +27,31 @@ LEASE_S = 15
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a worker has produced so far, as it is saved: the text and the event (of its epoch) that it reaches."""
+    """What a worker has produced so far, as it is saved: the text and the event (of its epoch) that it reaches.
+
+    tokens were sampled in all, reasoning_tokens of them before the answer; token_ids are those whose ids are known.
+    """
 
     text: str
     reasoning: str
     token_ids: Sequence[int]
+    tokens: int
+    reasoning_tokens: int
     seq: int
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a generation ended: a terminal state, and why."""
+    """How a generation ended: a terminal state, and why.
+
+    cached_tokens of the prompt were not read anew. prompt_tokens is given where only the end could tell it.
+    """
 
     state: str
     finish_reason: FinishReason | None = None
     error_code: str = ""
+    cached_tokens: int = 0
+    prompt_tokens: int | None = None
 
 
 class GenerationQuerySet(models.QuerySet["Generation"]):
@@ -83,22 +91,42 @@ class GenerationQuerySet(models.QuerySet["Generation"]):
             [reaper, LEASE_S],
         )
 
+    def persist(self, worker: str, written: Sequence[tuple[Generation, Progress]]) -> set[tuple[uuid.UUID, int]]:
+        """Save the progress of a worker's answers and renew their leases. One statement, whatever their number.
+
+        Returns id and epoch of those that were saved; the others are lost or over, or a stop was asked for.
+        """
+        rows = sorted(((row, progress) for row, progress in written), key=lambda pair: pair[0].pk)
+        columns = zip(
+            *((row.pk, row.epoch, row.first_token_at, *_values(progress)) for row, progress in rows), strict=True
+        )
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """UPDATE inference_generation AS mine
+                   SET first_token_at = new.first_token_at, text = new.text, reasoning = new.reasoning,
+                       token_ids = new.token_ids, completion_tokens = new.tokens,
+                       reasoning_tokens = new.reasoning_tokens, last_seq = new.seq,
+                       lease_until = clock_timestamp() + make_interval(secs => %s)
+                   FROM unnest(%s::uuid[], %s::int[], %s::timestamptz[], %s::text[], %s::text[], %s::bytea[], %s::int[],
+                               %s::int[], %s::int[])
+                        AS new(id, epoch, first_token_at, text, reasoning, token_ids, tokens, reasoning_tokens, seq)
+                   WHERE mine.id = new.id AND mine.epoch = new.epoch AND mine.worker = %s AND mine.state = 'running'
+                         AND mine.cancel_requested_at IS NULL
+                   RETURNING mine.id, mine.epoch""",
+                [LEASE_S, *map(list, columns), worker],
+            )
+            return {(pk, epoch) for pk, epoch in cursor.fetchall()}
+
     def _take(self, statement: str, parameters: list[object]) -> Generation | None:
         return next(iter(self.raw(statement, parameters)), None)
-
-
-class ClockNow(Now):
-    """clock_timestamp(): the time of the statement, where Now() would give the transaction's start."""
-
-    def as_postgresql(self, compiler, connection, **extra):  # type: ignore[no-untyped-def]
-        return self.as_sql(compiler, connection, template="clock_timestamp()", **extra)
 
 
 class Generation(models.Model):
     """One answer being written, or written. `text` and `reasoning` are what the person was shown.
 
     `cut_turns` were left out of the prompt at the start, as no context could hold them; `dropped_messages` counts these
-    and what the worker left out. `crashes` counts the workers that were lost over it.
+    and what the worker left out. `crashes` counts the workers that were lost over it. Of the tokens, cached_tokens are
+    part of prompt_tokens, and reasoning_tokens of completion_tokens.
     """
 
     class State(models.TextChoices):
@@ -140,7 +168,9 @@ class Generation(models.Model):
     last_seq = models.PositiveIntegerField(default=0)
 
     prompt_tokens = models.PositiveIntegerField(null=True)
+    cached_tokens = models.PositiveIntegerField(default=0)
     completion_tokens = models.PositiveIntegerField(default=0)
+    reasoning_tokens = models.PositiveIntegerField(default=0)
     dropped_messages = models.PositiveIntegerField(default=0)
     finish_reason = models.CharField(max_length=10, blank=True)
     error_code = models.CharField(max_length=40, blank=True)
@@ -194,16 +224,10 @@ class Generation(models.Model):
         seconds = (self.finished_at - self.first_token_at).total_seconds()
         return round((self.completion_tokens - 1) / seconds, 1) if seconds > 0 else None
 
-    def read_prompt(self, *, prompt_tokens: int, dropped_messages: int, revision: str) -> bool:
+    def read_prompt(self, *, prompt_tokens: int | None, dropped_messages: int, revision: str) -> bool:
         """Record what the worker made of the prompt. False where the row is lost."""
         fields = {"prompt_tokens": prompt_tokens, "dropped_messages": dropped_messages, "revision": revision}
         return bool(self._mine().update(**fields))
-
-    def persist(self, progress: Progress) -> bool:
-        """Save progress and renew the lease. False: the row is lost or over, or a stop was asked for."""
-        lease = ClockNow() + timedelta(seconds=LEASE_S)
-        mine = self._mine().filter(cancel_requested_at__isnull=True)
-        return bool(mine.update(lease_until=lease, first_token_at=self.first_token_at, **_columns(progress)))
 
     def finish(self, outcome: Outcome, progress: Progress, *, crashed: bool = False) -> bool:
         """The terminal write, with everything that is final. False where the row is lost.
@@ -214,11 +238,14 @@ class Generation(models.Model):
             "state": outcome.state,
             "finish_reason": outcome.finish_reason or "",
             "error_code": outcome.error_code,
+            "cached_tokens": outcome.cached_tokens,
             "first_token_at": self.first_token_at,
             "finished_at": timezone.now(),
             **_columns(progress),
             **self._next_epoch(crashed),
         }
+        if outcome.prompt_tokens is not None:
+            values["prompt_tokens"] = outcome.prompt_tokens
         if not self._mine().update(**values, lease_until=None):
             return False
         for name, value in values.items():
@@ -234,6 +261,11 @@ class Generation(models.Model):
         values = {"first_token_at": self.first_token_at, **_columns(progress), **self._next_epoch(crashed)}
         return bool(mine.update(state=self.State.QUEUED, lease_until=None, worker="", **values))
 
+    def abandon(self, error_code: str) -> bool:
+        """End as interrupted with what the row has, unread. False where the row is lost."""
+        ended = {"state": self.State.INTERRUPTED, "error_code": error_code, "finished_at": timezone.now()}
+        return bool(self._mine().update(**ended, lease_until=None, **self._next_epoch(crashed=True)))
+
     def stop_was_asked_for(self) -> bool:
         """Whether its owner has asked to stop it, whoever ends it now."""
         return Generation.objects.filter(pk=self.pk, cancel_requested_at__isnull=False).exists()
@@ -246,10 +278,16 @@ class Generation(models.Model):
 
 
 def _columns(progress: Progress) -> dict[str, object]:
-    return {
-        "text": progress.text,
-        "reasoning": progress.reasoning,
-        "token_ids": pack_ids(progress.token_ids),
-        "completion_tokens": len(progress.token_ids),
-        "last_seq": progress.seq,
-    }
+    names = ("text", "reasoning", "token_ids", "completion_tokens", "reasoning_tokens", "last_seq")
+    return dict(zip(names, _values(progress), strict=True))
+
+
+def _values(progress: Progress) -> tuple[object, ...]:
+    return (
+        progress.text,
+        progress.reasoning,
+        pack_ids(progress.token_ids),
+        progress.tokens,
+        progress.reasoning_tokens,
+        progress.seq,
+    )

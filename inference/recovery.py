@@ -26,6 +26,7 @@ log = logging.getLogger("recovery")
 
 RESEND_AFTER_S = 5
 GIVE_UP_AFTER_S = 60
+ABANDON_AFTER_S = 600
 BATCH = 100
 # An answer whose worker is lost goes on elsewhere, unless it has cost so many workers: it may be what ends them.
 CRASHES_MAX = 2
@@ -51,13 +52,13 @@ def sweep() -> int:
 
 
 def give_up(absent_since: dict[str, datetime]) -> int:
-    """End queued generations whose model has had no worker for GIVE_UP_AFTER_S. Raises RedisError.
+    """End queued generations whose model has had no worker for GIVE_UP_AFTER_S, nor one that loads. Raises RedisError.
 
     `absent_since` is the caller's memory between calls: a worker that restarts is away for some seconds only, and what
     waited for long before must not be given up for that.
     """
     now = timezone.now()
-    served = {worker.model for worker in workers.living()}
+    served = {worker.model for worker in workers.living()} | {worker.model for worker in workers.loading()}
     waiting = set(Generation.objects.queued().values_list("model", flat=True).distinct())
     for model in served | (absent_since.keys() - waiting):
         absent_since.pop(model, None)
@@ -83,7 +84,8 @@ def reap() -> int:
 
     Each is taken over in one short statement, and no lock is held while Redis is asked: a reaper that is lost itself
     lets the lease run out again. A row that cannot be read is told of, holds up no other, and is tried again when this
-    reaper's lease on it has run out. Raises RedisError where Redis is away.
+    reaper's lease on it has run out; ABANDON_AFTER_S from its start it ends with what was saved. Raises RedisError
+    where Redis is away.
     """
     name = f"reaper-{uuid.uuid4().hex}"
     reaped = 0
@@ -92,6 +94,7 @@ def reap() -> int:
             reaped += _recover(generation)
         except UNREADABLE:
             log.exception("not reaped", extra={"generation": generation.pk, "epoch": generation.epoch})
+            reaped += _abandon(generation)
     return reaped
 
 
@@ -116,13 +119,26 @@ def _recover(generation: Generation) -> bool:
     return True
 
 
+def _abandon(generation: Generation) -> bool:
+    """End what could not be read for so long that it never will be. It keeps what was saved; its log stays as it is."""
+    started = generation.started_at or generation.created_at
+    if timezone.now() - started < timedelta(seconds=ABANDON_AFTER_S) or not generation.abandon(WorkerLost.code):
+        return False
+    metrics.count("worker_lost")
+    stream.tell_owner(generation.owner_id, generation.pk)
+    return True
+
+
 def _written(generation: Generation) -> Progress:
     """What was saved and what the log holds beyond it, as the first place of the epoch that follows."""
     events = stream.tail(generation.pk, EventId(generation.epoch, generation.last_seq))
+    thoughts = [event for event in events if event.channel is Channel.REASONING]
     return Progress(
         text=generation.text + "".join(event.text for event in events if event.channel is Channel.ANSWER),
-        reasoning=generation.reasoning + "".join(event.text for event in events if event.channel is Channel.REASONING),
+        reasoning=generation.reasoning + "".join(event.text for event in thoughts),
         token_ids=stream.unpack_ids(bytes(generation.token_ids) + b"".join(event.token_ids for event in events)),
+        tokens=generation.completion_tokens + sum(event.tokens for event in events),
+        reasoning_tokens=generation.reasoning_tokens + sum(event.tokens for event in thoughts),
         seq=0,
     )
 

@@ -9,6 +9,7 @@ the truth: it may vanish at any moment, and PostgreSQL still has every saved cha
     t      delta: UTF-8 text
     c      delta: channel, left out for the answer
     i      delta: the token ids, little-endian uint32
+    n      delta: how many tokens more it stands for whose ids are unknown, left out for none
     p, d   start: prompt tokens, dropped messages
 """
 
@@ -32,6 +33,7 @@ from inference.types import Channel
 Fields = dict[str, str | bytes | int]
 
 EXPIRY_S = 3600
+ID_BYTES = 4
 CONTROL_MAXLEN = 1000
 OWNER_MAXLEN = 100
 
@@ -83,8 +85,22 @@ class Event:
     text: str = ""
     channel: Channel = Channel.ANSWER
     token_ids: bytes = b""
+    unnamed: int = 0
     prompt_tokens: int = 0
     dropped_messages: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """How many were sampled."""
+        return len(self.token_ids) // ID_BYTES + self.unnamed
+
+
+class Entry(NamedTuple):
+    """One entry to be written: the stream's key, its fields, and its id, "*" for one that Redis chooses."""
+
+    key: str
+    fields: Fields
+    id: str = "*"
 
 
 class Fenced(Exception):
@@ -117,7 +133,7 @@ def pack_ids(token_ids: Sequence[int]) -> bytes:
 
 
 def unpack_ids(packed: bytes) -> list[int]:
-    return list(struct.unpack(f"<{len(packed) // 4}I", packed))
+    return list(struct.unpack(f"<{len(packed) // ID_BYTES}I", packed))
 
 
 def decode(event_id: EventId, fields: dict[bytes, bytes]) -> Event:
@@ -129,6 +145,7 @@ def decode(event_id: EventId, fields: dict[bytes, bytes]) -> Event:
         text=fields.get(b"t", b"").decode(),
         channel=Channel(channel.decode()) if channel else Channel.ANSWER,
         token_ids=fields.get(b"i", b""),
+        unnamed=int(fields.get(b"n", 0)),
         prompt_tokens=int(fields.get(b"p", 0)),
         dropped_messages=int(fields.get(b"d", 0)),
     )
@@ -137,8 +154,9 @@ def decode(event_id: EventId, fields: dict[bytes, bytes]) -> Event:
 class TokenLog:
     """Writes one epoch's entries. Not thread-safe: one generation, one writer.
 
-    Each method raises Fenced when a newer epoch has written, and redis.RedisError when Redis does not answer. Then the
-    entry may or may not be there: the caller keeps its content elsewhere and leaves a gap (`skip`).
+    `seq` is the last that was given to an entry. Each method that writes raises Fenced when a newer epoch has written,
+    and redis.RedisError when Redis does not answer. Then the entry may or may not be there: the caller keeps its
+    content elsewhere and leaves a gap (`skip`).
     """
 
     def __init__(self, generation_id: uuid.UUID, epoch: int) -> None:
@@ -148,32 +166,63 @@ class TokenLog:
 
     def open(self, *, prompt_tokens: int, dropped_messages: int) -> None:
         """Write entry 0 of this epoch; from here on older epochs are fenced out."""
-        self._add(0, {"k": Kind.START, "p": prompt_tokens, "d": dropped_messages})
+        self._write({"k": Kind.START, "p": prompt_tokens, "d": dropped_messages}, seq=0)
+
+    def delta(
+        self, text: str, token_ids: Sequence[int], channel: Channel = Channel.ANSWER, *, unnamed: int = 0
+    ) -> Entry:
+        """The next delta, to be written by `write_all`. unnamed: tokens whose ids are unknown."""
+        fields: Fields = {"k": Kind.DELTA, "t": text.encode(), "i": pack_ids(token_ids)}
+        if unnamed:
+            fields["n"] = unnamed
+        if channel is not Channel.ANSWER:
+            fields["c"] = channel
+        return self._next(fields)
 
     def append(self, text: str, token_ids: Sequence[int], channel: Channel = Channel.ANSWER) -> None:
         """Write the next delta."""
-        fields: Fields = {"k": Kind.DELTA, "t": text, "i": pack_ids(token_ids)}
-        if channel is not Channel.ANSWER:
-            fields["c"] = channel
-        self._add(self.seq + 1, fields)
+        _publish(self.delta(text, token_ids, channel))
 
     def close(self) -> None:
         """Write the end mark. Followers read from PostgreSQL how it ended, so it comes after the commit."""
-        self._add(self.seq + 1, {"k": Kind.END})
+        _publish(self._next({"k": Kind.END}))
 
     def skip(self) -> None:
-        """Give up on the entry that may or may not have arrived: the next one leaves a gap that readers see."""
-        self.seq += 2
+        """Give up on entries that may or may not have arrived: the next one leaves a gap that readers see."""
+        self.seq += 1
 
-    def _add(self, seq: int, fields: Fields) -> None:
-        _publish(self._key, fields, entry_id=f"{self._epoch}-{seq}")
+    def _next(self, fields: Fields) -> Entry:
+        self.seq += 1
+        return Entry(self._key, fields, f"{self._epoch}-{self.seq}")
+
+    def _write(self, fields: Fields, *, seq: int) -> None:
+        _publish(Entry(self._key, fields, f"{self._epoch}-{seq}"))
         self.seq = seq
+
+
+def write_all(entries: Sequence[Entry]) -> list[redis.ResponseError | Fenced | None]:
+    """Add entries of any number of logs in one round trip. What went wrong with each, None where nothing did.
+
+    Expiry is not renewed: a log has an hour from its start, and its last entry renews that. Raises redis.RedisError
+    where Redis does not answer; then nobody knows which of them have arrived.
+    """
+    with client().pipeline(transaction=False) as pipe:
+        for entry in entries:
+            pipe.xadd(entry.key, entry.fields, id=entry.id)
+        answers = pipe.execute(raise_on_error=False)
+    return [_fault(answer) for answer in answers]
+
+
+def _fault(answer: object) -> redis.ResponseError | Fenced | None:
+    if not isinstance(answer, redis.ResponseError):
+        return None
+    return Fenced() if "equal or smaller" in str(answer) else answer
 
 
 def fence(generation_id: uuid.UUID, epoch: int) -> None:
     """Shut out every writer of an epoch below `epoch`, before their last entries are read. Idempotent."""
     with suppress(Fenced):
-        _publish(key(generation_id), {"k": Kind.FENCE}, entry_id=f"{epoch}-0")
+        _publish(Entry(key(generation_id), {"k": Kind.FENCE}, f"{epoch}-0"))
 
 
 def unbroken(cursor: EventId, entries: Iterable[tuple[EventId, dict[bytes, bytes]]]) -> list[Event]:
@@ -203,23 +252,20 @@ def end(generation_id: uuid.UUID, epoch: int, seq: int) -> None:
 
 def tell_owner(owner_id: uuid.UUID, generation_id: uuid.UUID) -> None:
     """Say to every socket of this owner, in any web process, that this generation began or ended."""
-    _publish(owner_key(owner_id), {"g": str(generation_id)}, maxlen=OWNER_MAXLEN)
+    _publish(Entry(owner_key(owner_id), {"g": str(generation_id)}), maxlen=OWNER_MAXLEN)
 
 
 def tell_worker(worker: str, command: str, generation_id: uuid.UUID) -> None:
     """Put a command on a worker's control stream; it acts within one decode step."""
     fields: Fields = {"command": command, "generation": str(generation_id)}
-    _publish(control_key(worker), fields, maxlen=CONTROL_MAXLEN)
+    _publish(Entry(control_key(worker), fields), maxlen=CONTROL_MAXLEN)
 
 
-def _publish(stream_key: str, fields: Fields, *, entry_id: str = "*", maxlen: int | None = None) -> None:
+def _publish(entry: Entry, *, maxlen: int | None = None) -> None:
     """Add an entry to a stream and renew its expiry, in one round trip. Raises Fenced and redis.RedisError."""
-    try:
-        with client().pipeline(transaction=False) as pipe:
-            pipe.xadd(stream_key, fields, id=entry_id, maxlen=maxlen, approximate=True)
-            pipe.expire(stream_key, EXPIRY_S)
-            pipe.execute()
-    except redis.ResponseError as error:
-        if "equal or smaller" in str(error):
-            raise Fenced from None
-        raise
+    with client().pipeline(transaction=False) as pipe:
+        pipe.xadd(entry.key, entry.fields, id=entry.id, maxlen=maxlen, approximate=True)
+        pipe.expire(entry.key, EXPIRY_S)
+        added, _ = pipe.execute(raise_on_error=False)
+    if fault := _fault(added):
+        raise fault from None

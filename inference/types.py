@@ -27,6 +27,22 @@ class Channel(StrEnum):
     REASONING = "reasoning"
 
 
+class ReasoningFormat(StrEnum):
+    """How a model marks what it thinks aloud: between two strings, or in channels as gpt-oss does."""
+
+    TAGS = "tags"
+    HARMONY = "harmony"
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What tells a model's reasoning from its answer. TAGS needs both delimiters; HARMONY has its own."""
+
+    format: ReasoningFormat
+    open: str = ""
+    close: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One message of a prompt, as the model's chat template takes it: role is system, user or assistant."""
@@ -111,8 +127,13 @@ class Finished:
     """The one terminal event of a handle. error is a sentence for the log when reason is ERROR.
 
     cached_tokens: how many of the prompt's tokens had their keys and values from the prefix cache when it was admitted.
+    An engine elsewhere counts by itself: prompt_tokens and completion_tokens, where it told them, are its figures. code
+    is one of `inference.errors` where "the model failed" is not what there is to say.
     """
 
     reason: FinishReason
     error: str = ""
     cached_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    code: str = ""

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,10 +18,13 @@ from celery import Celery, bootsteps
 from celery.exceptions import SecurityWarning
 from django.conf import settings
 
-from inference import runner
+from inference import runner, workers
 from inference.catalog import ModelSpec
+from inference.host import Host
 from inference.models import Generation
+from inference.served import Served
 from inference.tasks import queue_name
+from inference.types import Reasoning, ReasoningFormat
 from inference.weights import directory
 
 log = logging.getLogger("worker")
@@ -36,13 +40,12 @@ class EngineStep(bootsteps.StartStopStep):
     device: ClassVar[str]
 
     def start(self, parent: Any) -> None:
-        runner.host = _host(parent.hostname, self.spec, self.device)
+        runner.runner = _runner(parent.hostname, self.spec, self.device)
 
     def stop(self, parent: Any) -> None:
         """Steps stop in reverse: tasks are no longer taken, and those that run wait for the engine. So it drains."""
-        if runner.host is not None:
-            runner.host.drain(DRAIN_S)
-            runner.host.close()
+        if runner.runner is not None:
+            runner.runner.stop(DRAIN_S)
 
 
 def serve(app: Celery, spec: ModelSpec, *, device: str) -> int:
@@ -66,17 +69,52 @@ def serve(app: Celery, spec: ModelSpec, *, device: str) -> int:
     return int(worker.exitcode or 0)
 
 
-def _host(name: str, spec: ModelSpec, device: str) -> Any:
+def _runner(name: str, spec: ModelSpec, device: str) -> runner.Runner:
+    with workers.announced_as_loading(name, spec.slug) as tell:
+        served = _local_model(spec, device, on_progress=_told(spec, tell))
+    started = runner.Runner(Host(name=name, model=spec.slug, served=served, slots=settings.WORKER_SLOTS))
+    started.start()
+    log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": served.device})
+    return started
+
+
+def _told(spec: ModelSpec, tell: Callable[[float], None]) -> Callable[[str, float], None]:
+    """What loading reports to: the picker with each step, the log with each tenth."""
+    logged = -1
+
+    def on_progress(phase: str, share: float) -> None:
+        nonlocal logged
+        if phase != "weights":
+            return
+        tell(share)
+        if int(10 * share) > logged:
+            logged = int(10 * share)
+            log.info("loading", extra={"model": spec.slug, "share": round(share, 2)})
+
+    return on_progress
+
+
+def _local_model(spec: ModelSpec, device: str, *, on_progress: Callable[[str, float], None]) -> Served:
     # torch and transformers take seconds to import; only a process that hosts a model pays for it.
     from inference.engine.engine import Engine
     from inference.engine.loading import load, set_threads
-    from inference.host import Host
+    from inference.local import LocalModel
 
     set_threads(settings.WORKER_THREADS)
     folder: Path = directory(spec, settings.MODELS_DIR)
-    loaded = load(folder, device=device, dtype=spec.dtype, context_length=spec.context_length)
-    engine = Engine(loaded, slots=settings.WORKER_SLOTS, pace_s=settings.WORKER_PACE_MS / 1000)
-    host = Host(name=name, model=spec.slug, loaded=loaded, engine=engine, slots=settings.WORKER_SLOTS)
-    host.start()
-    log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": str(loaded.device)})
-    return host
+    loaded = load(folder, device=device, dtype=spec.dtype, context_length=spec.context_length, on_progress=on_progress)
+    engine = Engine(
+        loaded,
+        slots=settings.WORKER_SLOTS,
+        reasoning=_reasoning(spec),
+        pace_s=settings.WORKER_PACE_MS / 1000,
+    )
+    return LocalModel(loaded, engine)
+
+
+def _reasoning(spec: ModelSpec) -> Reasoning | None:
+    """What the catalog declares, as the engine takes it."""
+    declared = spec.reasoning
+    if declared is None:
+        return None
+    return Reasoning(ReasoningFormat(declared.format), open=declared.open or "", close=declared.close or "")

@@ -53,10 +53,10 @@ class HandWorker:
 
     @property
     def progress(self) -> Progress:
-        return Progress(self.text, "", self.ids, self.log.seq)
+        return Progress(self.text, "", self.ids, len(self.ids), 0, self.log.seq)
 
     def save(self) -> bool:
-        return self.generation.persist(self.progress)
+        return bool(Generation.objects.persist(self.generation.worker, [(self.generation, self.progress)]))
 
     def finish(self, state: str = "done") -> bool:
         ended = self.generation.finish(Outcome(state), self.progress)

@@ -20,9 +20,11 @@ from inference import workers
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "tiny"  # answers as fast as it can
 SLOW = "tiny-slow"  # one token every 30 ms, so that there is a middle of an answer to act in
+CROWD = "tiny-crowd"  # as slow, with a place for 32 at once
 NARROW = "tiny-narrow"  # a context of 256 tokens
 ABSENT = "tiny-absent"  # in the catalog, never started
-PACE_MS = {SLOW: 30}
+PACE_MS = {SLOW: 30, CROWD: 30}
+SLOTS = {CROWD: 32}
 DEADLINE_S = 60.0
 
 
@@ -30,7 +32,7 @@ def write_catalog(path: Path, original: Path, tiny: Path) -> None:
     """A models.toml with the tiny model under several names, and the product's default model as it stands."""
     models = tomllib.loads(original.read_text())["model"]
     default = next(model for model in models if model.get("default"))
-    contexts = {TINY: 0, SLOW: 0, NARROW: 256, ABSENT: 0}
+    contexts = {TINY: 0, SLOW: 0, CROWD: 0, NARROW: 256, ABSENT: 0}
     rows = [_tiny_row(slug, tiny, context) for slug, context in contexts.items()]
     text = original.read_text().split("[[model]]")
     kept = next(part for part in text[1:] if f'slug = "{default["slug"]}"' in part)
@@ -87,7 +89,8 @@ class Stack:
         """The worker of a model, started on first use and again where it has died; waits until it is ready."""
         running = self.processes.get(model)
         if running is None or running.poll() is not None:
-            defaults = {"WORKER_PACE_MS": str(PACE_MS.get(model, 0)), "WORKER_THREADS": "1", "WORKER_SLOTS": "4"}
+            pace, slots = str(PACE_MS.get(model, 0)), str(SLOTS.get(model, 4))
+            defaults = {"WORKER_PACE_MS": pace, "WORKER_THREADS": "1", "WORKER_SLOTS": slots}
             environment = {**defaults, **environment}
             running = self.start(model, "worker", "--model", model, "--device", "cpu", **environment)
         wait_until(lambda: self.name_of(running), f"the worker of {model}")

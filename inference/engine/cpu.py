@@ -1,9 +1,10 @@
-"""Makes a model built by transformers fast on a CPU, with other modules in the place of its linears and RMS norms.
+"""Makes a model built by transformers fast, with other modules in the place of its linears and RMS norms.
 
 The modelling code stays as it is, and what it does not build from plain nn.Linear (experts, routers, quantised layers)
-is left alone. In bfloat16 the weights lie as oneDNN's kernels read them, so that no call reorders them: two cores take
-half to three quarters of the time for 1 to 16 rows, and a little less for 256. Linears that are given the same input
-(q, k and v; gate and up) are one matrix product.
+is left alone. Linears that are given the same input (q, k and v; gate and up) are one matrix product. On a CPU, the
+bfloat16 weights lie as oneDNN's kernels read them, so that no call reorders them: two cores take half to three quarters
+of the time for 1 to 16 rows, and a little less for 256. On a GPU, a decoding step is hundreds of small kernels: one for
+a norm in the place of six.
 
 Invariants: in float32 and float16 each number is computed as before, up to the order of a sum; in bfloat16 a result
 differs by the rounding of the last place. Each weight is kept once: the plain one is let go when it is packed, but
@@ -33,12 +34,14 @@ INT8_BLOCK = 32
 
 def quicken(model: nn.Module, *, int8: bool) -> None:
     """Replace what can be computed faster, in place. For inference alone: what is replaced takes no gradient, cannot be
-    saved or moved, and is no longer among model.parameters(). Idempotent; does nothing to a model beyond the CPU.
+    saved or moved, and is no longer among model.parameters(). Idempotent; does nothing to a model on several devices,
+    whose modules move their inputs from one to the other.
 
-    int8 rounds bfloat16 weights, but the head's, to 8 bits a number, with a scale for each output: faster for up to
-    INT8_ROWS rows, at half as much memory again, and other answers. For the head it is no faster.
+    int8 rounds bfloat16 weights on a CPU, but the head's, to 8 bits a number, with a scale for each output: faster for
+    up to INT8_ROWS rows, at half as much memory again, and other answers. For the head it is no faster.
     """
-    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) != 1 or not {device.type for device in devices} <= {"cpu", "cuda"}:
         return
     before = _numbers(model)
     head = getattr(model, "lm_head", None)
@@ -50,7 +53,7 @@ def quicken(model: nn.Module, *, int8: bool) -> None:
                 setattr(module, name, Linear(_kernel(child.weight, child.bias, int8=int8 and child is not head)))
             elif (eps := _rms_norm_eps(child)) is not None:
                 setattr(module, name, RmsNorm(child.get_parameter("weight"), eps))
-    if _numbers(model) < before / 2:
+    if devices == {torch.device("cpu")} and _numbers(model) < before / 2:
         _leave_the_file(model)
 
 
@@ -229,7 +232,9 @@ def _kernel(weight: Tensor, bias: Tensor | None, *, int8: bool) -> Kernel:
 
 
 def _is_packable(weight: Tensor) -> bool:
-    return weight.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _is_plain_linear(module: nn.Module) -> bool:
@@ -247,7 +252,7 @@ def _rms_norm_eps(module: nn.Module) -> float | None:
     if len(inspect.signature(module.forward).parameters) != 1:
         return None
     chance = torch.Generator().manual_seed(0)
-    norm = copy.deepcopy(module).float()
+    norm = copy.deepcopy(module).cpu().float()
     weight = torch.randn(own["weight"].shape, generator=chance)
     norm.weight = nn.Parameter(weight, requires_grad=False)
     # The smallest rows are those of which epsilon is the larger part.

@@ -4,29 +4,32 @@
     engine.start()
     for event in engine.submit(prompt.ids, Sampling(seed=7)):
         ...
+    engine.drain(timeout_s=20)
     engine.close()
 
-A step is: end what was aborted, plan (`scheduler`), read (`passes`), sample (`sampler`), give out. One thread owns the
-model; submit(), abort() and stats() may be called from any.
+A step is: end what was cancelled, plan (`scheduler`), read (`passes`), sample (`sampler`), give out. One thread owns
+the model; submit() and stats() may be called from any, and so may a handle's cancel().
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass
 from time import monotonic
 
 import torch
 
 from inference.engine.loading import LoadedModel
-from inference.engine.passes import passes
-from inference.engine.requests import EngineClosed, Handle, QueueFull, Rate, validate
+from inference.engine.passes import CacheKind, passes
+from inference.engine.reasoning import AnswerFormat
+from inference.engine.requests import EngineClosed, Handle, QueueFull, validate
 from inference.engine.sampler import Sampler
 from inference.engine.scheduler import Chunk, Plan, Scheduler
 from inference.engine.sequence import Row
-from inference.types import Finished, FinishReason, Priority, Sampling
+from inference.engine.stats import Rate, Stats
+from inference.types import FinishReason, Priority, Reasoning, Sampling
 
 # The most tokens that one pass reads: about 0.3 s on two cores for the default model.
 STEP_TOKENS = {"cpu": 256, "cuda": 8192}
@@ -34,25 +37,16 @@ STEP_TOKENS = {"cpu": 256, "cuda": 8192}
 CHUNK_TOKENS = {"cpu": 64, "cuda": 2048}
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """The engine's load: requests that run and wait, sampling speed of late, tokens since the start, and how much of
-    the room for keys and values is held, from 0 to 1."""
-
-    running: int
-    waiting: int
-    tokens_per_s: float
-    tokens_total: int
-    kv_share: float
-
-
 class Engine:
     """Answers requests with one model.
 
     slots: how many answers grow at the same time. queue_limit: how many more may wait. kv_tokens: how many tokens' keys
     and values may be held in all; None takes a share of the free memory. step_tokens, chunk_tokens: the most tokens
-    that one pass reads, and the most of prompts in a pass in which other answers grow. pace_s: the least time between
-    two steps, a throttle for operators who want a laptop cool and for tests that want to watch.
+    that one pass reads, and the most of prompts in a pass in which other answers grow. reasoning: how the model marks
+    what it thinks aloud; None takes all that it says for its answer. pace_s: the least time between two steps, a
+    throttle for operators who want a laptop cool and for tests that want to watch.
+
+    Raises ValueError for a format of reasoning that the model's tokenizer has not the tokens for.
     """
 
     def __init__(
@@ -64,13 +58,16 @@ class Engine:
         kv_tokens: int | None = None,
         step_tokens: int | None = None,
         chunk_tokens: int | None = None,
+        reasoning: Reasoning | None = None,
+        cache: CacheKind = CacheKind.AUTO,
         pace_s: float = 0.0,
     ) -> None:
         self._loaded = loaded
+        self._answers = AnswerFormat(loaded.tokenizer, reasoning)
         self._queue_limit = queue_limit
         self._pace_s = pace_s
         self._vocabulary = int(loaded.model.config.get_text_config().vocab_size)
-        self._passes = passes(loaded, slots=slots, kv_tokens=kv_tokens)
+        self._passes = passes(loaded, slots=slots, kv_tokens=kv_tokens, cache=cache)
         self._sampler = Sampler()
         kind = loaded.device.type
         self._scheduler = Scheduler[Row](
@@ -79,13 +76,20 @@ class Engine:
             step_tokens=max(slots, step_tokens or STEP_TOKENS[kind]),
             chunk_tokens=chunk_tokens or CHUNK_TOKENS[kind],
         )
-        self._changed = threading.Condition()  # guards _arrived, _queued and _closing
+        self._changed = threading.Condition()  # guards all that follows, but for _rate
         self._arrived: deque[Row] = deque()
         self._queued = 0  # of the scheduler's, as of the last step
         self._running = 0
-        self._closing = False
+        self._refusing = False  # takes no more requests
+        self._closing = False  # takes no more steps
         self._rate = Rate()
+        self._on_events: Callable[[bool], None] = lambda urgent: None
+        self._urgent = False  # something was given out in this step that is not to wait
         self._thread: threading.Thread | None = None
+
+    def listen(self, on_events: Callable[[bool], None]) -> None:
+        """Have it called after each step, on the engine's thread: whether a first token or an end was given out."""
+        self._on_events = on_events
 
     def submit(
         self,
@@ -94,35 +98,38 @@ class Engine:
         *,
         priority: Priority = Priority.CHAT,
         owner: str = "",
-        resumed_ids: Ids[int] = (),
+        resume_ids: Ids[int] = (),
     ) -> Handle:
         """Queue a request and return at once. Raises InvalidRequest, QueueFull and EngineClosed.
 
         owner: whose it is, for fairness within a priority, and for the prefix cache, which never crosses owners.
-        resumed_ids continues an answer that another engine began: they are read after the prompt, count against
+        resume_ids continues an answer that another engine began: they are read after the prompt, count against
         max_tokens, and only what follows them is given out; with the same seed it is what the other would have said.
         """
         request = validate(
             prompt_ids,
-            resumed_ids,
+            resume_ids,
             sampling,
             vocabulary=self._vocabulary,
             context_length=self._loaded.context_length,
         )
         handle = Handle(request, self._wake)
-        row = Row(self._loaded, handle, vocabulary=self._vocabulary, priority=priority, owner=owner)
+        row = Row(
+            self._loaded,
+            handle,
+            answers=self._answers,
+            vocabulary=self._vocabulary,
+            priority=priority,
+            owner=owner,
+        )
         with self._changed:
-            if self._closing:
-                raise EngineClosed("The engine is closed.")
+            if self._refusing:
+                raise EngineClosed("The engine takes no more requests.")
             if self._queued + len(self._arrived) >= self._queue_limit:
                 raise QueueFull(f"{self._queue_limit} requests are waiting already.")
             self._arrived.append(row)
             self._changed.notify_all()
         return handle
-
-    def abort(self, handle: Handle) -> None:
-        """End a request before its next forward pass, with FinishReason.CANCELLED. Idempotent."""
-        handle.abort()
 
     def stats(self) -> Stats:
         """A snapshot, exact enough for a gauge."""
@@ -140,20 +147,20 @@ class Engine:
         began = monotonic()
         self._receive()
         for row in self._rows():
-            if row.handle.aborted.is_set():
+            if row.handle.cancelled.is_set():
                 self._end(row, FinishReason.CANCELLED)
             elif row.finished is not None:  # resumed, and complete already
                 self._end(row, row.finished)
         plan = self._scheduler.plan()
+        for row in plan.admitted:
+            row.enter()
         for row in plan.exhausted:
             self._end(row, FinishReason.LENGTH)
         sampled = self._advance(plan)
         if sampled:
             self._rate.add(sampled, began=began)
-        with self._changed:
-            self._running = len(self._scheduler.running)
-            self._queued = len(self._scheduler) - self._running
-            return bool(len(self._scheduler) or self._arrived)
+        self._tell()
+        return self._count()
 
     @property
     def alive(self) -> bool:
@@ -165,10 +172,16 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
+    def drain(self, timeout_s: float) -> bool:
+        """Take no more requests, and wait until all that were taken have ended. Whether they have. Blocks."""
+        with self._changed:
+            self._refusing = True
+            return self._changed.wait_for(lambda: not self._busy, timeout_s)
+
     def close(self) -> None:
         """Take no more requests and end those that are left with FinishReason.ERROR. Blocks for at most one step."""
         with self._changed:
-            self._closing = True
+            self._refusing = self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
@@ -186,7 +199,7 @@ class Engine:
                 self._keep_pace(began)
         finally:
             with self._changed:
-                self._closing = True
+                self._refusing = self._closing = True
             self._end_everything("The engine's thread ended.")
 
     def _sleep_until_needed(self) -> bool:
@@ -206,6 +219,20 @@ class Engine:
             self._queued += len(arrived)
         for row in arrived:
             self._scheduler.add(row)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a request has not ended yet, as of the last step."""
+        return bool(self._running or self._queued or self._arrived)
+
+    def _count(self) -> bool:
+        """Tell other threads how things stand after a step; returns whether there is work left."""
+        with self._changed:
+            self._running = len(self._scheduler.running)
+            self._queued = len(self._scheduler) - self._running
+            if not self._busy:
+                self._changed.notify_all()
+            return self._busy
 
     def _rows(self) -> list[Row]:
         return [*self._scheduler.running, *self._scheduler.waiting]
@@ -245,6 +272,7 @@ class Engine:
                 self._break(row, choice.error)
                 continue
             row.take(choice)
+            self._urgent = self._urgent or row.began
             if row.finished is not None:
                 self._end(row, row.finished)
         return sum(choice.error is None for choice in choices)
@@ -256,9 +284,15 @@ class Engine:
     def _end(self, row: Row, reason: FinishReason, error: str = "") -> None:
         self._scheduler.remove(row)
         row.end(reason, error)
+        self._urgent = True
+
+    def _tell(self) -> None:
+        urgent, self._urgent = self._urgent, False
+        self._on_events(urgent)
 
     def _end_everything(self, error: str) -> None:
         self._receive()
         for row in self._rows():
-            self._scheduler.remove(row)
-            row.handle.put(Finished(reason=FinishReason.ERROR, error=error))
+            self._end(row, FinishReason.ERROR, error)
+        self._tell()
+        self._count()

@@ -20,19 +20,23 @@ from transformers.utils import logging
 
 from inference.engine import revision
 from inference.engine.cpu import quicken
+from inference.engine.placing import Checkpoint, LoadError, device_map
+from inference.engine.progress import told
+
+__all__ = ["LoadError", "LoadedModel", "Progress", "load", "set_threads"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
-
-class LoadError(RuntimeError):
-    """The folder holds no model that this engine can run; the message says why in one sentence."""
+# Called with a phase, "tokenizer", "weights" or "ready", and the share of it that is done, from 0 to 1.
+Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model in memory and what belongs to it. `template_hash` names the chat template, `revision` the weights.
 
-    longest_token is the most characters that one token can stand for.
+    device is where token ids go; a large model's layers may lie on others too. longest_token is the most characters
+    that one token can stand for.
     """
 
     model: PreTrainedModel = field(repr=False)
@@ -55,43 +59,37 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     context_length: int | None = None,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> LoadedModel:
     """Load the model in `directory`. Blocks: 2 s for the default model after 2 s of imports, minutes for a large one.
 
-    device: "auto" (CUDA where torch sees a GPU), "cpu", "cuda", "cuda:1". dtype: "auto" is bfloat16, on CPUs too,
-    where float32 is slower. context_length: None is the model's own; a longer one is refused. on_progress is called
-    with "tokenizer", "weights" and "ready" as each is reached. Raises LoadError.
+    device: "auto" (CUDA where torch sees a GPU), "cpu", "cuda", "cuda:1". With "auto" and "cuda", a model that is too
+    large for one GPU is laid over all. dtype: "auto" is bfloat16, on CPUs too, where float32 is slower. context_length:
+    None is the model's own; a longer one is refused. on_progress is called as each phase is reached, and now and then
+    while weights are read. Raises LoadError.
     """
-    tell = on_progress or (lambda phase: None)
+    tell = on_progress or (lambda phase, share: None)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    _check_files(directory)
-    tell("tokenizer")
+    checkpoint = Checkpoint.read(directory)
+    tell("tokenizer", 0.0)
     tokenizer = _load_tokenizer(directory)
-    tell("weights")
+    tell("weights", 0.0)
     target = _device(device)
-    model = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=_dtype(dtype),
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-    )
-    model.eval().requires_grad_(False).to(target)
-    quicken(model, int8=False)
+    with told(lambda share: tell("weights", share)):
+        model = _load_weights(checkpoint, target, _dtype(dtype))
     loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
         context_length=_context_length(model, context_length),
         eos_ids=_eos_ids(model, tokenizer),
-        device=target,
-        dtype=model.dtype,
+        device=model.get_input_embeddings().weight.device,
+        dtype=next(weight.dtype for weight in model.parameters() if weight.dtype in DTYPES.values()),
         revision=revision.read(directory),
         template_hash=hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:16],
         longest_token=max(map(len, tokenizer.get_vocab())),
     )
-    tell("ready")
+    tell("ready", 1.0)
     return loaded
 
 
@@ -101,11 +99,40 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count or cores)
 
 
-def _check_files(directory: Path) -> None:
-    if not (directory / "config.json").is_file():
-        raise LoadError(f"{directory} holds no model: config.json is missing; fetch it with `manage.py models pull`.")
-    if not any(directory.glob("*.safetensors")):
-        raise LoadError(f"{directory} holds no safetensors; other formats of weights are not loaded.")
+def _load_weights(checkpoint: Checkpoint, target: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    places: dict[str, Any] = {}
+    if target.type == "cuda":
+        gpus = range(torch.cuda.device_count()) if target.index is None else [target.index]
+        free = [torch.cuda.mem_get_info(gpu)[0] for gpu in gpus]
+        places = device_map(checkpoint.loaded_bytes(dtype), free, gpus)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            checkpoint.directory,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **places,
+            **checkpoint.quantization(),
+        )
+    except ImportError as error:
+        raise checkpoint.missing(str(error)) from error
+    except (ValueError, RuntimeError) as error:
+        if checkpoint.method is None and not places:
+            raise
+        kind = f"quantised ({checkpoint.method})" if checkpoint.method else "not quantised"
+        raise LoadError(f"{checkpoint.directory}, {kind}, cannot be loaded here: {error}") from error
+    if places and {"cpu", "disk"} & {str(place) for place in model.hf_device_map.values()}:
+        raise LoadError(f"{checkpoint.directory} does not fit on the GPUs: some layers are left over.")
+    # What is missing would be random numbers.
+    if missing := sorted(found["missing_keys"]):
+        raise LoadError(f"{checkpoint.directory} lacks {len(missing)} weights of the model, {missing[0]} among them.")
+    model.eval().requires_grad_(False)
+    if checkpoint.method is None:
+        quicken(model, int8=False)
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def _load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:

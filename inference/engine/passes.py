@@ -1,25 +1,30 @@
 """Forward passes: how the tokens of a step reach the model, and where their keys and values stay.
 
-Packed reads all requests of a step in one pass over the slot cache. Separate gives each request a pass and a cache of
-transformers' own: for architectures that cannot be packed, since some layer carries a state of its own or positions
-depend on the longest request of a batch.
+Packed reads all requests of a step in one pass, over the slot cache or the paged one. Separate gives each request a
+pass and a cache of transformers' own: for architectures that cannot be packed, since some layer carries a state of its
+own or positions depend on the longest request of a batch.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
-from inference.engine import attention
-from inference.engine.attention import Segment
+from inference.engine import paged, slot_attention, trial
+from inference.engine.attention import Layout, Segment
+from inference.engine.decoding import Decoder, Token
 from inference.engine.loading import LoadedModel
+from inference.engine.paged import PagedCache
+from inference.engine.paged_attention import PagedPass
+from inference.engine.penalties import upload
+from inference.engine.probing import NotPackable, read_packed, shapes_of
 from inference.engine.scheduler import Chunk, Memory
 from inference.engine.sequence import Row
 from inference.engine.slots import LayerShape, SlotCache
@@ -28,14 +33,14 @@ log = logging.getLogger("engine")
 
 # Of the memory that is free once the weights are loaded, what keys and values may take.
 KV_SHARE = {"cpu": 0.5, "cuda": 0.9}
-# Where the lengths of a batch change what a position means, a neighbour would change the answer.
-SHARED_POSITIONS = frozenset({"dynamic", "longrope"})
-PROBE_TOKENS = 7
-PROBE_DIFFERENCE = 0.3  # of the logits' norm; one that sees another request's tokens differs by about its whole norm
 
 
-class NotPackable(Exception):
-    """The model's requests have to be read one by one; the message says why."""
+class CacheKind(StrEnum):
+    """Where keys and values lie. AUTO: in slots on a CPU, whose kernels want them in one row; in blocks on a GPU."""
+
+    AUTO = "auto"
+    SLOTS = "slots"
+    PAGED = "paged"
 
 
 class Passes(Memory[Row], Protocol):
@@ -61,16 +66,110 @@ class Passes(Memory[Row], Protocol):
         """How much of the room for keys and values running requests hold, from 0 to 1."""
 
 
-def passes(loaded: LoadedModel, *, slots: int, kv_tokens: int | None = None) -> Passes:
-    """Packed where the model can be, Separate where not, which the log says. Blocks for three small passes.
+def passes(
+    loaded: LoadedModel, *, slots: int, kv_tokens: int | None = None, cache: CacheKind = CacheKind.AUTO
+) -> Passes:
+    """Packed where the model can be, Separate where not, which the log says. Blocks for three small passes, on a GPU
+    for trials and captures as well, some seconds.
 
     kv_tokens: tokens whose keys and values may be held in all; None takes a share of the free memory.
     """
     try:
-        return Packed(loaded, shapes_of(loaded), slots=slots, kv_tokens=kv_tokens)
+        shapes = shapes_of(loaded.model, device=loaded.device, dtype=loaded.dtype)
     except NotPackable as error:
         log.warning("requests are read one by one", extra={"reason": str(error)})
         return Separate(loaded)
+    if cache is CacheKind.AUTO:
+        cache = CacheKind.SLOTS if loaded.device.type == "cpu" else CacheKind.PAGED
+    budget = kv_tokens or _budget(loaded, shapes)
+    if cache is CacheKind.SLOTS:
+        return Packed(loaded, InSlots(loaded, shapes, slots=slots, budget_tokens=budget))
+    return Packed(loaded, InBlocks(loaded, shapes, slots=slots, budget_tokens=budget))
+
+
+class Cache(Memory[Row], Protocol):
+    """SlotCache and PagedCache, as Packed uses them."""
+
+    budget_tokens: int
+
+    @property
+    def held_tokens(self) -> int: ...
+
+    def slot_of(self, occupant: Row) -> int: ...
+
+    def commit(self, occupant: Row, computed: int) -> None: ...
+
+    def spoil(self, occupant: Row) -> None: ...
+
+
+class Place(Protocol):
+    """A cache and the layout of passes over it."""
+
+    @property
+    def cache(self) -> Cache: ...
+
+    def layout(self, segments: Sequence[Segment]) -> Layout:
+        """For single tokens in the order of their slots, then chunks."""
+
+    def decode(self, tokens: Sequence[Token]) -> Tensor | None:
+        """Logits (N, V) of a step in which every request reads one token; None where there is no better way than a
+        layout."""
+
+
+class InSlots:
+    """The slot cache."""
+
+    def __init__(self, loaded: LoadedModel, shapes: Sequence[LayerShape], *, slots: int, budget_tokens: int) -> None:
+        self._device, self._dtype = loaded.device, loaded.dtype
+        # A GPU's memory is taken at once, and not when it is first written.
+        if loaded.device.type == "cuda":
+            slots = max(1, min(slots, budget_tokens // loaded.context_length))
+        # One more than the context: the scheduler asks for a token's room before it knows that the answer ends.
+        self.cache = SlotCache(
+            shapes, slots=slots, length=loaded.context_length + 1, budget_tokens=budget_tokens, dtype=loaded.dtype
+        )
+
+    def layout(self, segments: Sequence[Segment]) -> Layout:
+        return slot_attention.Packed(self.cache, segments, self._device, self._dtype)
+
+    def decode(self, tokens: Sequence[Token]) -> Tensor | None:
+        return None
+
+
+class InBlocks:
+    """The paged cache."""
+
+    def __init__(self, loaded: LoadedModel, shapes: Sequence[LayerShape], *, slots: int, budget_tokens: int) -> None:
+        self._device = loaded.device
+        block_tokens = paged.BLOCK_TOKENS[loaded.device.type]
+        self._ways = trial.choose(shapes, block_tokens=block_tokens, dtype=loaded.dtype)
+        self.cache = PagedCache(
+            shapes,
+            slots=slots,
+            length=loaded.context_length + 1,
+            budget_tokens=budget_tokens,
+            dtype=loaded.dtype,
+            block_tokens=block_tokens,
+        )
+        self._decoder = Decoder(loaded.model, self.cache, self._ways, slots=slots)
+        self._decoder.prepare()
+
+    def layout(self, segments: Sequence[Segment]) -> Layout:
+        rows = [(part.slot, place) for part in segments for place in range(part.start, part.start + part.count)]
+        slots, positions = upload(rows, torch.int64, self._device).t()
+        singles = [part for part in segments if part.count == 1]
+        return PagedPass(
+            self.cache,
+            self._ways,
+            positions=positions,
+            slots=slots,
+            singles=len(singles),
+            blocks=max((part.start // self.cache.block_tokens + 1 for part in singles), default=0),
+            chunks=segments[len(singles) :],
+        )
+
+    def decode(self, tokens: Sequence[Token]) -> Tensor | None:
+        return self._decoder.read(tokens)
 
 
 class Packed:
@@ -78,20 +177,11 @@ class Packed:
 
     together = True
 
-    def __init__(
-        self, loaded: LoadedModel, shapes: Sequence[LayerShape], *, slots: int, kv_tokens: int | None = None
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, place: Place) -> None:
         self._model = loaded.model
-        self._device, self._dtype = loaded.device, loaded.dtype
-        token_bytes = sum(shape.bytes(loaded.dtype) for shape in shapes)
-        budget = kv_tokens or int(KV_SHARE[loaded.device.type] * _free_bytes(loaded.device)) // token_bytes
-        # A GPU's memory is taken at once, and not when it is first written.
-        if loaded.device.type == "cuda":
-            slots = max(1, min(slots, budget // loaded.context_length))
-        # One more than the context: the scheduler asks for a token's room before it knows that the answer ends.
-        self._cache = SlotCache(
-            shapes, slots=slots, length=loaded.context_length + 1, budget_tokens=budget, dtype=loaded.dtype
-        )
+        self._device = loaded.device
+        self._place = place
+        self._cache = place.cache
 
     def admit(self, job: Row) -> int | None:
         return self._cache.admit(job)
@@ -114,19 +204,24 @@ class Packed:
         return self._cache.held_tokens / self._cache.budget_tokens
 
     def read(self, chunks: Sequence[Chunk[Row]]) -> Tensor:
+        if all(chunk.count == 1 and chunk.samples for chunk in chunks):
+            tokens = [
+                Token(chunk.job.ids[chunk.start], chunk.start, self._cache.slot_of(chunk.job)) for chunk in chunks
+            ]
+            if (logits := self._place.decode(tokens)) is not None:
+                return logits
         slots = {chunk: self._cache.slot_of(chunk.job) for chunk in chunks}
         ordered = sorted(chunks, key=lambda chunk: (chunk.count > 1, slots[chunk]))
-        segments = [Segment(slots[chunk], chunk.start, chunk.count) for chunk in ordered]
+        layout = self._place.layout([Segment(slots[chunk], chunk.start, chunk.count) for chunk in ordered])
         ids: list[int] = []
         last: dict[Chunk[Row], int] = {}
         for chunk in ordered:
             ids += chunk.job.ids[chunk.start : chunk.start + chunk.count]
             last[chunk] = len(ids) - 1
         wanted = [last[chunk] for chunk in chunks if chunk.samples]
-        packed = attention.Packed(self._cache, segments, self._device, self._dtype)
         # Not every linear layer takes no rows at all: a step that samples nothing reads one line too many.
-        logits = _read_packed(self._model, ids, packed, wanted or [0])
-        return logits[: len(wanted)]
+        places = upload(wanted or [0], torch.int64, self._device)
+        return read_packed(self._model, upload(ids, torch.int64, self._device), layout, places)[: len(wanted)]
 
 
 class Separate:
@@ -169,81 +264,13 @@ class Separate:
         return logits if chunk.samples else logits[:0]
 
 
-@torch.inference_mode()
-def shapes_of(loaded: LoadedModel) -> list[LayerShape]:
-    """What each layer's attention keeps, found by reading two short prompts in one pass. Raises NotPackable.
-
-    Both have to come out as they do alone, so that what this module does not know about an architecture shows here.
-    """
-    config = loaded.model.config.get_text_config()
-    if kinds := SHARED_POSITIONS & _rope_types(config):
-        raise NotPackable(f"its positions ({', '.join(kinds)}) depend on the longest request")
-    count = min(PROBE_TOKENS, loaded.context_length)
-    prompts = [[(7 * place + 11 * number + 3) % config.vocab_size for place in range(count)] for number in (0, 1)]
-    alone = [loaded.model(torch.tensor([ids], device=loaded.device), use_cache=False).logits[0, -1] for ids in prompts]
-    probe = _Probe()
-    segments = [Segment(number, 0, count) for number in (0, 1)]
-    packed = attention.Packed(probe, segments, loaded.device, loaded.dtype)
-    ids = [*prompts[0], *prompts[1]]
-    try:
-        together = _read_packed(loaded.model, ids, packed, [count - 1, 2 * count - 1])
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-        raise NotPackable(f"its code does not take a packed pass: {error}") from error
-    if sorted(probe.shapes) != list(range(config.num_hidden_layers)):
-        raise NotPackable("some of its layers carry a state that is not keys and values")
-    for one, other in zip(alone, together, strict=True):
-        if not (one - other).float().norm() <= PROBE_DIFFERENCE * one.float().norm():
-            raise NotPackable("two requests in one pass change each other")
-    return [probe.shapes[index] for index in range(config.num_hidden_layers)]
-
-
-class _Probe:
-    """Storage for one small pass, which notes what is to be stored."""
-
-    def __init__(self) -> None:
-        self.shapes: dict[int, LayerShape] = {}
-
-    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        heads = key.shape[1]
-        self.shapes[index] = LayerShape(heads, key.shape[-1], value.shape[-1], key.device)
-        keys, values = (
-            torch.zeros(2, PROBE_TOKENS, heads, part.shape[-1], dtype=part.dtype, device=part.device)
-            for part in (key, value)
-        )
-        return keys, values
-
-
-def _read_packed(model: PreTrainedModel, ids: list[int], packed: attention.Packed, wanted: list[int]) -> Tensor:
-    """Logits (len(wanted), V) of the tokens at the places `wanted`."""
-    with _packed_attention(model):
-        output = model(
-            input_ids=torch.tensor([ids], device=packed.device),
-            position_ids=packed.positions,
-            use_cache=False,
-            logits_to_keep=torch.tensor(wanted, device=packed.device),
-            packed=packed,
-        )
-    logits: Tensor = output.logits[0]
-    return logits
-
-
-@contextmanager
-def _packed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Each layer asks the configuration which attention to call; other callers of the model find theirs unchanged."""
-    config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = attention.IMPLEMENTATION
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
-
-
-def _rope_types(config: object) -> set[str]:
-    """The kinds of rotary embedding, one for all layers or one for each type of layer."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    nested = [part for part in parameters.values() if isinstance(part, dict)] or [parameters]
-    return {str(part.get("rope_type", "default")) for part in nested}
+def _budget(loaded: LoadedModel, shapes: Sequence[LayerShape]) -> int:
+    """How many tokens' keys and values fit into what is free: on each device, those of its own layers."""
+    budgets = []
+    for device in {shape.device for shape in shapes}:
+        token_bytes = sum(shape.bytes(loaded.dtype) for shape in shapes if shape.device == device)
+        budgets.append(int(KV_SHARE[device.type] * _free_bytes(device)) // token_bytes)
+    return min(budgets)
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -36,13 +36,13 @@ class Penalties:
         sampling: Sampling,
         *,
         prompt_ids: Sequence[int],
-        resumed_ids: Sequence[int],
+        resume_ids: Sequence[int],
         vocabulary: int,
         device: torch.device,
     ) -> None:
         self._sampling = sampling
         self._counts = dict.fromkeys(prompt_ids, 0) if sampling.repetition_penalty != 1 else {}
-        for token in resumed_ids:
+        for token in resume_ids:
             self._counts[token] = self._counts.get(token, 0) + 1
         self._places = {token: place for place, token in enumerate(self._counts)}
         room = min(vocabulary, len(self._counts) + sampling.max_tokens)

@@ -1,4 +1,4 @@
-"""Which prefixes of token ids lie in the KV cache, by hash: a block's key stands for all ids up to its end.
+"""Names for prefixes of token ids, by hash: a block's key stands for all ids up to its end.
 
 Keys are salted with the owner. What one person has asked can then never be measured by another, whose own prompt would
 be answered sooner if a stranger's had warmed the cache.
@@ -17,16 +17,25 @@ _KEY_BYTES = 16
 def chain(ids: Sequence[int], *, owner: str, after: Sequence[bytes] = ()) -> list[bytes]:
     """One key for each whole block of `ids`. `after`: the keys of the first blocks, where they are known already."""
     keys = list(after)
-    previous = keys[-1] if keys else owner.encode()
+    previous = keys[-1] if keys else root(owner)
     for end in range((len(keys) + 1) * BLOCK_TOKENS, len(ids) + 1, BLOCK_TOKENS):
-        block = pack(f"<{BLOCK_TOKENS}I", *ids[end - BLOCK_TOKENS : end])
-        previous = hashlib.blake2b(previous + b"\0" + block, digest_size=_KEY_BYTES).digest()
+        previous = key_after(previous, ids[end - BLOCK_TOKENS : end])
         keys.append(previous)
     return keys
 
 
+def root(owner: str) -> bytes:
+    """The key of an owner's empty prefix: the salt of all that follow."""
+    return hashlib.blake2b(owner.encode(), digest_size=_KEY_BYTES).digest()
+
+
+def key_after(previous: bytes, ids: Sequence[int]) -> bytes:
+    """The key of a prefix that goes on with these ids, in one block."""
+    return hashlib.blake2b(previous + pack(f"<{len(ids)}I", *ids), digest_size=_KEY_BYTES).digest()
+
+
 class PrefixIndex:
-    """Block keys and the slots that hold them."""
+    """Block keys and the slots of the slot cache that hold them."""
 
     def __init__(self) -> None:
         self._slots: dict[bytes, set[int]] = {}

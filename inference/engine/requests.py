@@ -7,7 +7,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from time import monotonic
 
 from inference.types import Delta, Finished, Sampling
 
@@ -45,10 +44,10 @@ class EngineClosed(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One validated request. resumed_ids were sampled by another engine: they count, but are not given out again."""
+    """One validated request. resume_ids were sampled by another engine: they count, but are not given out again."""
 
     prompt_ids: tuple[int, ...]
-    resumed_ids: tuple[int, ...]
+    resume_ids: tuple[int, ...]
     sampling: Sampling
 
 
@@ -57,7 +56,7 @@ class Handle:
 
     def __init__(self, request: Request, wake: Callable[[], None]) -> None:
         self.request = request
-        self.aborted = threading.Event()
+        self.cancelled = threading.Event()
         self._wake = wake
         self._events: queue.SimpleQueue[Delta | Finished] = queue.SimpleQueue()
         self._ended = False
@@ -79,9 +78,9 @@ class Handle:
         while (event := self.get()) is not None:
             yield event
 
-    def abort(self) -> None:
-        """End the request before its next forward pass. Does nothing to one that has ended."""
-        self.aborted.set()
+    def cancel(self) -> None:
+        """End the request before its next forward pass, with FinishReason.CANCELLED. Idempotent."""
+        self.cancelled.set()
         self._wake()
 
     def put(self, event: Delta | Finished) -> None:
@@ -91,34 +90,11 @@ class Handle:
             self._events.put(event)
 
 
-class Rate:
-    """Tokens per second of work, over the last seconds. add() is for the engine's thread, reading for any."""
-
-    WINDOW_S = 10.0
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._steps: tuple[tuple[float, float, int], ...] = ()
-
-    def add(self, tokens: int, *, began: float) -> None:
-        """Count the tokens of a step that began at the monotonic time `began` and ends now."""
-        now = monotonic()
-        self.total += tokens
-        recent = [step for step in self._steps if step[1] > now - self.WINDOW_S]
-        self._steps = (*recent[-511:], (began, now, tokens))
-
-    def per_second(self) -> float:
-        """0.0 when nothing was sampled within the window."""
-        recent = [step for step in self._steps if step[1] > monotonic() - self.WINDOW_S]
-        seconds = sum(end - begin for begin, end, _ in recent)
-        return sum(tokens for _, _, tokens in recent) / seconds if seconds else 0.0
-
-
 def validate(
-    prompt_ids: Sequence[int], resumed_ids: Sequence[int], sampling: Sampling, *, vocabulary: int, context_length: int
+    prompt_ids: Sequence[int], resume_ids: Sequence[int], sampling: Sampling, *, vocabulary: int, context_length: int
 ) -> Request:
     """Check every value. Raises InvalidRequest, whose message names the first that is wrong."""
-    prompt, resumed = tuple(prompt_ids), tuple(resumed_ids)
+    prompt, resumed = tuple(prompt_ids), tuple(resume_ids)
     if not prompt:
         raise InvalidRequest("The prompt is empty.")
     if not all(_is_id(token, vocabulary) for token in prompt + resumed):
@@ -126,7 +102,7 @@ def validate(
     if len(prompt) + len(resumed) > context_length:
         raise InvalidRequest(f"{len(prompt) + len(resumed)} tokens do not fit into a context of {context_length}.")
     _check_sampling(sampling, vocabulary)
-    return Request(prompt_ids=prompt, resumed_ids=resumed, sampling=sampling)
+    return Request(prompt_ids=prompt, resume_ids=resumed, sampling=sampling)
 
 
 def _check_sampling(sampling: Sampling, vocabulary: int) -> None:

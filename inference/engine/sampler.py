@@ -30,7 +30,7 @@ TEMPERATURES = (1e-30, 1e30)  # beyond them float32 knows only 0 and infinity, a
 class RowState:
     """One request's side of the sampling. For one thread; grammar may be set by whoever made it.
 
-    resumed_ids were sampled before, by another engine: they count as sampled. Ids are below `vocabulary`.
+    resume_ids were sampled before, by another engine: they count as sampled. Ids are below `vocabulary`.
     """
 
     def __init__(
@@ -38,20 +38,20 @@ class RowState:
         sampling: Sampling,
         *,
         prompt_ids: Sequence[int],
-        resumed_ids: Sequence[int],
+        resume_ids: Sequence[int],
         eos_ids: frozenset[int],
         vocabulary: int,
         device: torch.device,
     ) -> None:
         self.sampling = sampling
-        self.sampled = len(resumed_ids)
+        self.sampled = len(resume_ids)
         self.grammar: Grammar | None = None
         self.penalties: Penalties | None = None
         self.bias = Bias(sampling.logit_bias, device) if sampling.logit_bias else None
         self._ends: Tensor | None = None
         if Penalties.wanted(sampling):
             self.penalties = Penalties(
-                sampling, prompt_ids=prompt_ids, resumed_ids=resumed_ids, vocabulary=vocabulary, device=device
+                sampling, prompt_ids=prompt_ids, resume_ids=resume_ids, vocabulary=vocabulary, device=device
             )
         if self.sampled < sampling.min_tokens:
             ends = sorted(token for token in eos_ids | {*sampling.stop_ids} if token < vocabulary)

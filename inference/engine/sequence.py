@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from inference.engine.channels import Piece
 from inference.engine.loading import LoadedModel
+from inference.engine.reasoning import AnswerFormat
 from inference.engine.requests import Handle
 from inference.engine.sampler import Choice, RowState
 from inference.engine.scheduler import Job
-from inference.engine.text import TextStream
 from inference.types import Delta, Finished, FinishReason, Priority
 
 
@@ -16,15 +17,24 @@ class Row(Job):
     Invariant: ids are the prompt and what was sampled, and `known` is their number. `finished` says why it is complete.
     """
 
-    def __init__(self, loaded: LoadedModel, handle: Handle, *, vocabulary: int, priority: Priority, owner: str) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        handle: Handle,
+        *,
+        answers: AnswerFormat,
+        vocabulary: int,
+        priority: Priority,
+        owner: str,
+    ) -> None:
         request = handle.request
         self.handle = handle
-        self.ids = [*request.prompt_ids, *request.resumed_ids]
+        self.ids = [*request.prompt_ids, *request.resume_ids]
         super().__init__(owner=owner, priority=priority, known=len(self.ids))
         self.state = RowState(
             request.sampling,
             prompt_ids=request.prompt_ids,
-            resumed_ids=request.resumed_ids,
+            resume_ids=request.resume_ids,
             eos_ids=loaded.eos_ids,
             vocabulary=vocabulary,
             device=loaded.device,
@@ -32,13 +42,24 @@ class Row(Job):
         self._sampling = request.sampling
         self._ends = loaded.eos_ids | {*request.sampling.stop_ids}
         self._context_length = loaded.context_length
-        self._text = TextStream(loaded.tokenizer, request.sampling.stop)
+        self._text = answers.answer(request.prompt_ids, request.sampling.stop)
+        self._cached_tokens: int | None = None
         self.finished: FinishReason | None = None
         # Whoever resumes has the text of these already.
-        for token in request.resumed_ids:
-            self._text.feed(token)
-        if request.resumed_ids:
-            self.finished = self._reason(request.resumed_ids[-1])
+        for token in request.resume_ids:
+            self._read(token)
+        if request.resume_ids:
+            self.finished = self._reason(request.resume_ids[-1])
+
+    def enter(self) -> None:
+        """The scheduler has just admitted it. What is read again after a preemption, cached or not, counts nowhere."""
+        if self._cached_tokens is None:
+            self._cached_tokens = min(self.computed, len(self.handle.request.prompt_ids))
+
+    @property
+    def began(self) -> bool:
+        """Whether the last token was the first that is given out here."""
+        return self.state.sampled == len(self.handle.request.resume_ids) + 1
 
     def take(self, choice: Choice) -> None:
         """Go on with a sampled token: give out what it completes."""
@@ -50,17 +71,22 @@ class Row(Job):
         self.state.take(token)
         if self.state.grammar is not None:
             self.state.grammar.accept(token)
-        text = "" if token in self._ends else self._text.feed(token)
+        piece = self._read(token)
         logprobs = (choice.logprob,) if choice.logprob is not None else ()
-        self.handle.put(Delta(token_ids=(token,), text=text, logprobs=logprobs))
+        self.handle.put(Delta(token_ids=(token,), text=piece.text, channel=piece.channel, logprobs=logprobs))
         self.finished = self._reason(token)
 
     def end(self, reason: FinishReason, error: str = "") -> None:
         """Give out the text still held back, if any, and the one Finished."""
         self.finished = reason
-        if reason is not FinishReason.ERROR and (held := self._text.flush()):
-            self.handle.put(Delta(token_ids=(), text=held))
-        self.handle.put(Finished(reason=reason, error=error))
+        if reason is not FinishReason.ERROR:
+            for piece in self._text.flush():
+                self.handle.put(Delta(token_ids=(), text=piece.text, channel=piece.channel))
+        self.handle.put(Finished(reason=reason, error=error, cached_tokens=self._cached_tokens or 0))
+
+    def _read(self, token: int) -> Piece:
+        """What the token completes; one that ends the answer has no text, and all others have been fed before it."""
+        return Piece(self._text.channel, "") if token in self._ends else self._text.feed(token)
 
     def _reason(self, last: int) -> FinishReason | None:
         """Why this answer is complete after the token `last`, or None. A token needs room only when it is read."""

@@ -29,12 +29,13 @@ class Occupant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """One layer's keys (heads, key_width) and values (heads, value_width) for a token."""
+    """One layer's keys (heads, key_width) and values (heads, value_width) for a token, and how many heads ask."""
 
     heads: int
     key_width: int
     value_width: int
     device: torch.device
+    query_heads: int
 
     def bytes(self, dtype: torch.dtype) -> int:
         return self.heads * (self.key_width + self.value_width) * dtype.itemsize
@@ -69,7 +70,7 @@ class SlotCache:
         """Tokens charged to requests that run; what is kept for later does not count."""
         return sum(slot.charged for slot in self._slots if slot.occupant is not None)
 
-    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer, each of shape (slots, length, heads, width)."""
         layer = self._layers[index]
         return layer.keys, layer.values

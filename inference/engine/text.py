@@ -1,9 +1,8 @@
-"""From token ids to text, piece by piece: whole characters only, and nothing that may belong to a stop string."""
+"""From token ids to text, piece by piece and in whole characters only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+from tokenizers.decoders import ByteLevel, DecodeStream
 from transformers import PreTrainedTokenizerFast
 
 REPLACEMENT = "\ufffd"
@@ -11,41 +10,59 @@ HELD_TOKENS = 16  # a character has at most 4 bytes: so long a run that never en
 
 
 class TextStream:
-    """The text of one answer. feed() each sampled id, flush() once at the end; the pieces joined are the answer.
+    """The text of one answer. feed() each sampled id, flush() where it ends or breaks off; the pieces joined are it.
 
     Bytes that never become a character appear as U+FFFD where text follows them; the last of them are left out.
-    Special tokens give no text. After a stop string `stopped` is true: the text ends before it.
+    Special tokens give no text.
+
+    Where a token's bytes are its own whatever stands beside it (byte-level tokenizers), tokenizers' DecodeStream
+    decodes: 0.8 µs a token. It raises where bytes make others before them invalid (byte fallback), and decodes a run
+    that never becomes a character again and again: there a window of ids is decoded, 1.6 µs a token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Iterable[str] = ()) -> None:
-        self.stopped = False
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, special: frozenset[int] | None = None) -> None:
+        """special: the ids of special_ids(), for callers that make many."""
         self._backend = tokenizer.backend_tokenizer
-        self._special = frozenset(i for i, t in self._backend.get_added_tokens_decoder().items() if t.special)
+        self._special = special_ids(tokenizer) if special is None else special
+        self._streams = isinstance(self._backend.decoder, ByteLevel)
+        self._stream = self._new_stream()
         self._context: list[int] = []  # ids already given out: some decoders treat the start of a text differently
         self._pending: list[int] = []  # ids whose last character may be incomplete
-        self._stop = tuple(stop)
-        self._held = ""  # text that may be the beginning of a stop string
 
     def feed(self, token_id: int) -> str:
-        """The text that this token completes, often "": half a character or a possible stop string is held back."""
-        if self.stopped or token_id in self._special:
+        """The text that this token completes, often "": half a character is held back."""
+        if token_id in self._special:
             return ""
         self._pending.append(token_id)
-        text = self._decode_pending()
-        if text.endswith(REPLACEMENT):
-            return self._release(self._settled_part(text))
-        self._context, self._pending = self._pending, []
-        return self._release(text)
+        if self._stream is not None:
+            text: str | None = self._stream.step(self._backend, token_id)
+            if text is not None:
+                self._pending.clear()
+                return text
+            if len(self._pending) < HELD_TOKENS:
+                return ""
+            self._stream = None
+        return self._feed_window()
 
     def flush(self) -> str:
-        """What was held back, without an incomplete last character; "" after a stop string."""
-        tail = ""
-        if self._pending and not self.stopped:
-            tail = self._release(self._decode_pending().rstrip(REPLACEMENT))
-        if not self.stopped:
-            tail += self._held
-        self._held, self._pending = "", []
+        """What was held back, without an incomplete last character."""
+        if not self._pending:
+            return ""
+        tail = self._decode_pending().rstrip(REPLACEMENT)
+        self._context, self._pending = [], []
+        self._stream = self._new_stream()
         return tail
+
+    def _new_stream(self) -> DecodeStream | None:
+        return DecodeStream(skip_special_tokens=True) if self._streams else None
+
+    def _feed_window(self) -> str:
+        text = self._decode_pending()
+        if text.endswith(REPLACEMENT):
+            return self._settled_part(text)
+        self._stream = self._new_stream()
+        self._context, self._pending = [] if self._streams else self._pending, []
+        return text
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self._backend.decode(ids, skip_special_tokens=True)
@@ -70,23 +87,8 @@ class TextStream:
                 return head
         return ""
 
-    def _release(self, text: str) -> str:
-        """`text` after what is held, up to a stop string or to what may become one."""
-        if not self._stop or not text:
-            return text
-        text, self._held = self._held + text, ""
-        found = [place for word in self._stop if (place := text.find(word)) >= 0]
-        if found:
-            self.stopped = True
-            return text[: min(found)]
-        keep = self._possible_stop(text)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
 
-    def _possible_stop(self, text: str) -> int:
-        """The length of the longest end of `text` that begins a stop string."""
-        longest = min(len(text), max(map(len, self._stop)) - 1)
-        for length in range(longest, 0, -1):
-            if any(word.startswith(text[-length:]) for word in self._stop):
-                return length
-        return 0
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """The tokens that shape a conversation and are no text."""
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    return frozenset(token_id for token_id, token in added.items() if token.special)

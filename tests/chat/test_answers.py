@@ -88,6 +88,18 @@ def test_a_second_turn_is_answered_with_the_first_in_the_prompt(stack: Stack, gu
     assert texts == [HELLO, REPLIES[HELLO], EMOJI, REPLIES[EMOJI]]
 
 
+def test_what_the_prefix_cache_had_of_a_second_turn_is_stored_apart(stack: Stack, guest: Guest) -> None:
+    stack.worker(TINY)
+    with guest.socket() as socket:
+        first, _ = socket.answer("once more " * 40, TINY)
+        where = {"conversation": first["conversation"], "parent": first["message"]}
+        second, _ = socket.answer(HELLO, TINY, **where)
+    rows = [Generation.objects.get(pk=sent["generation"]) for sent in (first, second)]
+    assert rows[0].cached_tokens == 0
+    assert 32 <= rows[1].cached_tokens <= rows[0].prompt_tokens + rows[0].completion_tokens
+    assert rows[1].cached_tokens < rows[1].prompt_tokens
+
+
 def test_turns_that_no_longer_fit_are_left_out_and_the_reader_is_told(stack: Stack, guest: Guest) -> None:
     stack.worker(NARROW)
     with guest.socket() as socket:

@@ -157,6 +157,8 @@ def test_ready_names_what_lives_and_metrics_are_prometheus_text(stack: Stack, gu
     assert 'lambda_generations_total{door="chat",model="tiny",state="done"}' in metrics
     assert 'lambda_ttft_seconds_bucket{door="chat",le="+Inf",model="tiny"}' in metrics
     assert 'lambda_worker_slots{model="tiny"' in metrics
+    assert 'lambda_worker_kv_ratio{model="tiny"' in metrics
+    assert 'lambda_cached_prompt_tokens_total{door="chat",model="tiny"' in metrics
 
 
 def test_the_admin_shows_no_text_of_anybody(database: None, owner: object) -> None:

@@ -13,6 +13,7 @@ from inference.catalog import (
     OpenAISource,
     PathSource,
     PypiSource,
+    Reasoning,
     SamplingDefaults,
     UnknownModel,
     load,
@@ -56,6 +57,24 @@ def test_a_model_is_read_with_exact_prices_and_defaults(tmp_path: Path) -> None:
     assert model.prices.completion == Decimal("0.3")
     assert (model.dtype, model.reasoning, model.capabilities) == ("auto", None, ("chat",))
     assert model.sampling == SamplingDefaults(temperature=0.7, top_p=1.0, top_k=0, max_tokens=1024)
+
+
+@pytest.mark.parametrize(
+    ("declared", "meant"),
+    [
+        ('{ open = "<think>", close = "</think>" }', Reasoning("tags", "<think>", "</think>")),
+        ('{ format = "tags", open = "a", close = "b c" }', Reasoning("tags", "a", "b c")),
+        ('{ format = "harmony" }', Reasoning("harmony")),
+    ],
+)
+def test_each_way_of_thinking_aloud_is_understood(tmp_path: Path, declared: str, meant: Reasoning) -> None:
+    text = MODEL.replace("default = true", f"default = true\nreasoning = {declared}")
+    assert load(write(tmp_path, text)).default.reasoning == meant
+
+
+def test_every_shipped_model_that_reasons_declares_how() -> None:
+    for model in load(ROOT / "models.toml"):
+        assert ("reasoning" in model.capabilities) is (model.reasoning is not None), model.slug
 
 
 def test_models_come_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -115,7 +134,15 @@ def test_a_relative_path_is_meant_from_the_file_s_folder(tmp_path: Path) -> None
         ("default = true", 'default = true\ncapabilities = ["flying"]', "key 'capabilities[0]'"),
         ("default = true", "default = true\nsampling = { top_p = 0 }", "key 'sampling.top_p'"),
         ("default = true", "default = true\nsampling = { max_tokens = 5000 }", "more than context_length"),
-        ("default = true", 'default = true\nreasoning = { open = "<think>" }', "key 'reasoning'"),
+        ("default = true", 'default = true\nreasoning = { open = "<think>" }', "key 'reasoning': tags have open and"),
+        ("default = true", "default = true\nreasoning = {}", "key 'reasoning': tags have open and close"),
+        (
+            "default = true",
+            'default = true\nreasoning = { format = "harmony", open = "<a>", close = "</a>" }',
+            "neither",
+        ),
+        ("default = true", 'default = true\nreasoning = { format = "xml" }', "key 'reasoning.format'"),
+        ("default = true", 'default = true\nreasoning = { open = "<a>", close = "</a>\\n" }', "key 'reasoning.close'"),
         ("default = true", f'default = true\nsha256 = "{"0" * 64}"', "key 'sha256': it is required with a pypi"),
         ("hub:org/name@main", "pypi:a==1#b.gguf", "key 'sha256': it is required with a pypi source"),
         ("hub:org/name@main", "hub:org/name", "key 'source': 'hub:org/name' is none of hub:org/name@revision,"),

@@ -10,11 +10,13 @@ import pytest
 
 from accounts.models import User
 from inference import recovery
+from inference.answers import Answer
 from inference.engine.engine import Engine
 from inference.engine.loading import LoadedModel, load
 from inference.host import Host
+from inference.local import LocalModel
 from inference.models import Generation
-from inference.runner import Answer
+from inference.runner import Runner
 from tests.rows import end_lease, queued
 from tests.stack import wait_until
 from tests.tiny.replies import EMOJI, REPLIES, STORY, STORY_STOP
@@ -25,18 +27,22 @@ def loaded(tiny_model_dir: Path) -> LoadedModel:
     return load(tiny_model_dir, device="cpu", dtype="float32", context_length=2048)
 
 
-def _host(loaded: LoadedModel) -> tuple[Engine, Host]:
+def _runner(loaded: LoadedModel) -> tuple[Engine, Runner]:
+    """A worker whose engine is stepped by hand; its publisher and its saver run."""
     engine = Engine(loaded)
     name = f"stepped-{uuid.uuid4().hex}"
-    return engine, Host(name=name, model="tiny", loaded=loaded, engine=engine, slots=2)
+    runner = Runner(Host(name=name, model="tiny", served=LocalModel(loaded, engine), slots=2))
+    engine.listen(runner.writers.wake)
+    runner.writers.start()
+    return engine, runner
 
 
-def _begin(engine: Engine, host: Host, generation: Generation) -> tuple[Answer, threading.Thread]:
+def _begin(engine: Engine, runner: Runner, generation: Generation) -> tuple[Answer, threading.Thread]:
     """Claim the answer and write it on a thread; its request waits in the engine."""
-    claimed = Generation.objects.claim(host.name, model=generation.model, door=generation.door)
+    claimed = Generation.objects.claim(runner.host.name, model=generation.model, door=generation.door)
     assert claimed == generation
-    answer = Answer(claimed, host)
-    writing = threading.Thread(target=answer.write)
+    answer = Answer(claimed)
+    writing = threading.Thread(target=runner.answer, args=[answer])
     writing.start()
     wait_until(lambda: engine.stats().waiting, "the request")
     return answer, writing
@@ -44,15 +50,14 @@ def _begin(engine: Engine, host: Host, generation: Generation) -> tuple[Answer, 
 
 def _written_by_another_worker(loaded: LoadedModel, generation: Generation, *, steps: int) -> Generation:
     """Let a worker of its own go on with the answer for so many steps, then drain it. The row as it leaves it."""
-    engine, host = _host(loaded)
-    answer, writing = _begin(engine, host, generation)
+    engine, runner = _runner(loaded)
+    _, writing = _begin(engine, runner, generation)
     for _ in range(steps):
         engine.step()
-    host.drained = True
-    host.abort(generation.pk)
+    runner.host.drained = True
+    runner.host.cancel(generation.pk)
     engine.step()
     writing.join()
-    answer.release()
     return Generation.objects.get(pk=generation.pk)
 
 
@@ -89,21 +94,19 @@ def test_an_answer_that_comes_back_to_the_worker_that_lost_it_is_left_alone_by_i
 ) -> None:
     """A laptop that sleeps lets every lease run out, and its worker wakes up with the rest."""
     generation = queued(owner, prompt=[{"role": "user", "content": STORY}])
-    engine, host = _host(loaded)
-    old, old_thread = _begin(engine, host, generation)
+    engine, runner = _runner(loaded)
+    old, old_thread = _begin(engine, runner, generation)
     for _ in range(5):
         engine.step()
     end_lease(generation)
     recovery.reap()
-    new, new_thread = _begin(engine, host, generation)
+    _, new_thread = _begin(engine, runner, generation)
     engine.step()
-    wait_until(lambda: old.handle and old.handle.aborted.is_set(), "the older run's notice")
+    wait_until(lambda: old.handle and old.handle.cancelled.is_set(), "the older run's notice")
     engine.step()
     old_thread.join()
-    old.release()
     for _ in range(100):
         engine.step()
     new_thread.join()
-    new.release()
     row = Generation.objects.get(pk=generation.pk)
     assert (row.state, row.text, row.epoch) == ("done", REPLIES[STORY], 3)

@@ -70,6 +70,25 @@ def test_after_kill_9_of_the_worker_another_goes_on_in_the_same_sentence(stack: 
     assert (count.crashes, count.epoch) == (1, 3), "a claim, the reaper's fence, a claim"
 
 
+def test_a_worker_that_slept_through_its_lease_comes_back_and_spoils_nothing(stack: Stack, guest: Guest) -> None:
+    """A laptop's lid is shut, or a machine swaps: meanwhile another worker goes on with its answers."""
+    stack.worker(TINY)
+    sleeper = stack.worker(SLOW)
+    with _begun(guest) as begun:
+        sleeper.send_signal(signal.SIGSTOP)
+        try:
+            del stack.processes[SLOW]
+            stack.worker(SLOW)
+            count = begun[0][1]["generation"]
+            wait_until(lambda: Generation.objects.get(pk=count).epoch == 3, "the other worker's claim")
+        finally:
+            sleeper.send_signal(signal.SIGCONT)
+        count, *_ = _go_on_as_if_nothing_had_happened(guest, begun)
+        assert (count.crashes, count.epoch) == (1, 3)
+    sleeper.send_signal(signal.SIGTERM)
+    assert sleeper.wait(30) == 0
+
+
 def test_a_model_whose_worker_was_killed_is_refused_once_its_heartbeat_is_gone(stack: Stack, guest: Guest) -> None:
     worker = stack.worker(SLOW)
     worker.kill()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,21 @@ def test_the_check_tells_what_cannot_be_run(
     with pytest.raises(CommandError, match="1 of 1 models cannot be run"):
         call_command("models", "check")
     assert "a context of 9999 tokens, but it has only 4096" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("declared_here")
+def test_the_check_tells_which_models_are_read_one_request_at_a_time(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "other"))
+    config = json.loads((folder / "config.json").read_text())
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}))
+    declare(tmp_path, f"path:{folder}")
+    call_command("models", "check")
+    sentence = "its requests are read one by one: its positions (dynamic) depend on the longest request."
+    assert sentence in capsys.readouterr().out
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "unheard-of"}))
+    with pytest.raises(CommandError, match="1 of 1 models cannot be run"):
+        call_command("models", "check")
+    assert "holds no model that transformers can build" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import User
-from inference import generations, recovery, stream, tasks
+from inference import generations, recovery, stream, tasks, workers
 from inference.models import Generation, Outcome
 from inference.stream import Fenced
 from inference.types import Channel
@@ -99,6 +99,19 @@ def test_one_row_that_cannot_be_read_keeps_no_other_from_being_reaped(owner: Use
     assert _row(poisoned.generation).state == "queued"
 
 
+def test_what_could_not_be_read_for_ten_minutes_ends_with_what_was_saved(owner: User) -> None:
+    worker = HandWorker(queued(owner))
+    worker.write("saved")
+    worker.save()
+    Generation.objects.filter(pk=worker.generation.pk).update(
+        token_ids=b"\1\2\3", started_at=timezone.now() - timedelta(seconds=recovery.ABANDON_AFTER_S + 1)
+    )
+    worker.lose_lease()
+    recovery.reap()
+    row = _row(worker.generation)
+    assert (row.state, row.error_code, row.text, row.crashes) == ("interrupted", "worker_lost", "saved", 1)
+
+
 def test_a_lost_workers_tail_keeps_thoughts_and_answer_apart(owner: User) -> None:
     worker = HandWorker(queued(owner))
     worker.log.append("thinking", [1], Channel.REASONING)
@@ -172,6 +185,17 @@ def test_what_no_worker_comes_for_ends_with_a_sentence(owner: User) -> None:
     assert (_row(half).state, _row(half).error_code, _row(half).text) == ("interrupted", "worker_lost", "half")
     assert _row(fresh).state == "queued"
     generations.cancel(fresh)
+
+
+def test_what_waits_for_a_worker_that_still_loads_its_model_is_not_given_up(owner: User) -> None:
+    generation = queued(owner, created_at=timezone.now() - timedelta(seconds=61))
+    long_ago = timezone.now() - timedelta(seconds=61)
+    with workers.announced_as_loading("slow-to-load", generation.model):
+        wait_until(lambda: [one for one in workers.loading() if one.model == generation.model], "the notice")
+        recovery.give_up({generation.model: long_ago})
+        assert _row(generation).state == "queued"
+    recovery.give_up({generation.model: long_ago})
+    assert _row(generation).state == "failed"
 
 
 def test_a_stop_ends_what_waits_to_go_on_and_keeps_its_text(owner: User) -> None:

@@ -76,11 +76,12 @@ def test_the_tail_is_what_follows_a_place_without_a_gap(generation_id: uuid.UUID
 def test_an_entry_that_may_or_may_not_have_arrived_leaves_a_gap(generation_id: uuid.UUID) -> None:
     log = TokenLog(generation_id, 1)
     log.open(prompt_tokens=1, dropped_messages=0)
-    # What a broken connection leaves behind: the entry is there, and the writer does not know.
-    stream.client().xadd(stream.key(generation_id), {"k": "delta", "t": "one", "i": b""}, id="1-1")
+    # What a broken connection leaves behind: the first entry is there, the other not, and the writer does not know.
+    arrived, _ = log.delta("one", [1]), log.delta("lost", [1])
+    stream.write_all([arrived])
     log.skip()
     log.append("two", [2])
-    assert _entries(generation_id) == [("1-0", "start"), ("1-1", "delta"), ("1-3", "delta")]
+    assert _entries(generation_id) == [("1-0", "start"), ("1-1", "delta"), ("1-4", "delta")]
 
 
 @pytest.mark.parametrize("text", ["", "1", "1-", "-1", "a-1", "1-b", "1-2-3", "１-２", "1" * 40 + "-1", "+1-1"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -78,7 +79,18 @@ class Command(BaseCommand):
         positions = _positions(json.loads((folder / "config.json").read_text()))
         if positions and spec.context_length > positions:
             return True, f"declared with a context of {spec.context_length} tokens, but it has only {positions}."
-        return False, f"ready, revision {revision.read(folder)}."
+        return self._packing(folder, f"ready, revision {revision.read(folder)}")
+
+    def _packing(self, folder: Path, ready: str) -> tuple[bool, str]:
+        """The same for a model that is here: whether its requests can share a forward pass."""
+        from inference.engine.placing import LoadError
+        from inference.engine.probing import obstacle
+
+        try:
+            reason = obstacle(folder)
+        except LoadError as error:
+            return True, str(error)
+        return False, f"{ready}; its requests are read one by one: {reason}." if reason else f"{ready}."
 
 
 class ProgressBar:

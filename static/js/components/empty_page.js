@@ -12,6 +12,7 @@ export class EmptyPage {
 
 function modelSentence(chosen, anyReady) {
   if (!chosen) return "No model is set up on this server yet.";
+  if (chosen.state === "loading") return `${chosen.name} is loading, ${Math.round(100 * chosen.loading)} % so far.`;
   if (!anyReady) return "No model is running at the moment. It may be starting; this page notices when one is ready.";
   if (chosen.state !== "ready") return `${chosen.name} is not running at the moment. Choose another model below.`;
   return `${chosen.name} — ${chosen.description}`;

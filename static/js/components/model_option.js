@@ -29,12 +29,13 @@ export class ModelOption {
     this.#updateBadges(model);
   }
 
-  #updateLoad({ state, running, waiting }) {
+  #updateLoad({ state, loading, running, waiting }) {
     const load = part(this.element, "load");
     const demand = running + 2 * waiting;
-    load.dataset.load = state === "off" ? "off" : waiting > 0 ? "busy" : "free";
-    part(load, "bar").style.inlineSize = `${Math.round((100 * demand) / (demand + HALF_LOAD))}%`;
-    setText(part(load, "load-text"), loadInWords(state, running, waiting));
+    const share = state === "loading" ? loading : demand / (demand + HALF_LOAD);
+    load.dataset.load = state !== "ready" ? state : waiting > 0 ? "busy" : "free";
+    part(load, "bar").style.inlineSize = `${Math.round(100 * share)}%`;
+    setText(part(load, "load-text"), loadInWords(state, loading, running, waiting));
   }
 
   #updateBadges({ capabilities, context_length: contextLength, licence }) {
@@ -45,8 +46,9 @@ export class ModelOption {
   }
 }
 
-function loadInWords(state, running, waiting) {
+function loadInWords(state, loading, running, waiting) {
   if (state === "off") return "not running";
+  if (state === "loading") return `loading ${Math.round(100 * loading)} %`;
   if (running === 0 && waiting === 0) return "idle";
   return `${running} answering, ${waiting} waiting`;
 }

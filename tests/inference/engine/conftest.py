@@ -12,9 +12,13 @@ from inference.engine.requests import Handle
 from inference.types import Delta, Finished
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # threads that meet after every operation crawl when the machine is busy
+
+
 @pytest.fixture(scope="session")
 def tiny(tiny_model_dir: Path) -> LoadedModel:
-    torch.set_num_threads(1)  # threads that meet after every operation crawl when the machine is busy
     return load(tiny_model_dir, device="cpu", dtype="float32")
 
 

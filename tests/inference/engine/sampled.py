@@ -48,7 +48,7 @@ def row(
     state = RowState(
         sampling,
         prompt_ids=prompt,
-        resumed_ids=resumed,
+        resume_ids=resumed,
         eos_ids=frozenset({EOS}),
         vocabulary=vocabulary,
         device=CPU,

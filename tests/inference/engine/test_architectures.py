@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from inference.engine.engine import Engine
 from inference.engine.loading import LoadedModel
+from inference.engine.passes import CacheKind
 from inference.types import Delta, Finished, FinishReason, Sampling
 
 SIZES: dict[str, Any] = {
@@ -112,11 +114,14 @@ def _tokens(handle: Any) -> tuple[list[int], Finished]:
     return [token for delta in deltas if isinstance(delta, Delta) for token in delta.token_ids], end
 
 
-@pytest.mark.parametrize("kind", [*PACKED, *SEPARATE])
-def test_many_at_once_give_what_each_gives_alone(kind: str, tiny: LoadedModel) -> None:
+CASES = [*product(PACKED, (CacheKind.SLOTS, CacheKind.PAGED)), *product(SEPARATE, (CacheKind.AUTO,))]
+
+
+@pytest.mark.parametrize(("kind", "cache"), CASES)
+def test_many_at_once_give_what_each_gives_alone(kind: str, cache: CacheKind, tiny: LoadedModel) -> None:
     """With prompts read in pieces, requests that come and are cancelled in between, and too little memory for all."""
     loaded = _loaded(kind, tiny, **(PACKED | SEPARATE)[kind])
-    engine = Engine(loaded, slots=4, kv_tokens=224, step_tokens=48, chunk_tokens=16)
+    engine = Engine(loaded, slots=4, kv_tokens=224, step_tokens=48, chunk_tokens=16, cache=cache)
     assert (type(engine._passes).__name__ == "Packed") is (kind in PACKED)
     chance = random.Random(kind)
     prompts = _prompts(chance)
@@ -126,7 +131,7 @@ def test_many_at_once_give_what_each_gives_alone(kind: str, tiny: LoadedModel) -
     for _ in range(6):
         engine.step()
     handles += [engine.submit(prompt, greedy) for prompt in prompts[5:]]
-    engine.abort(cancelled)
+    cancelled.cancel()
     while engine.step():
         pass
     assert _tokens(cancelled)[1].reason is FinishReason.CANCELLED
@@ -142,11 +147,13 @@ def test_positions_that_depend_on_the_longest_request_are_read_one_by_one(tiny: 
     assert type(Engine(loaded)._passes).__name__ == "Separate"
 
 
-@pytest.mark.parametrize("kind", ["llama", *SEPARATE])
-def test_a_pass_that_fails_for_one_request_changes_no_other_answer(kind: str, tiny: LoadedModel) -> None:
+@pytest.mark.parametrize(("kind", "cache"), [case for case in CASES if case[0] in ("llama", *SEPARATE)])
+def test_a_pass_that_fails_for_one_request_changes_no_other_answer(
+    kind: str, cache: CacheKind, tiny: LoadedModel
+) -> None:
     """Who is read before the one that fails must not be read twice."""
     loaded = _loaded(kind, tiny, **(PACKED | SEPARATE)[kind])
-    engine = Engine(loaded, slots=4)
+    engine = Engine(loaded, slots=4, cache=cache)
     prompts = _prompts(random.Random(kind))[1:4]
     greedy = Sampling(temperature=0, max_tokens=NEW_TOKENS)
     poison = 2

@@ -109,7 +109,7 @@ def test_another_engine_goes_on_in_the_same_sentence(
         pass
     *deltas, end = list(handle)
     saved = [token for delta in deltas[:taken] for token in delta.token_ids]
-    text, tokens, resumed_end = finish(second, second.submit(ids(SCRIPTS), sampling, resumed_ids=saved))
+    text, tokens, resumed_end = finish(second, second.submit(ids(SCRIPTS), sampling, resume_ids=saved))
     assert "".join(delta.text for delta in deltas[:taken]) + text == "".join(delta.text for delta in deltas)
     assert saved + tokens == [token for delta in deltas for token in delta.token_ids]
     assert resumed_end == end
@@ -117,29 +117,29 @@ def test_another_engine_goes_on_in_the_same_sentence(
 
 def test_resuming_an_answer_that_was_complete_samples_nothing(engine: Engine, tiny: LoadedModel, ids: Ids) -> None:
     whole = [*tiny.tokenizer.encode(REPLIES[HELLO]), tiny.tokenizer.eos_token_id]
-    ended = finish(engine, engine.submit(ids(HELLO), GREEDY, resumed_ids=whole))
-    full = finish(engine, engine.submit(ids(HELLO), replace(GREEDY, max_tokens=3), resumed_ids=whole[:3]))
+    ended = finish(engine, engine.submit(ids(HELLO), GREEDY, resume_ids=whole))
+    full = finish(engine, engine.submit(ids(HELLO), replace(GREEDY, max_tokens=3), resume_ids=whole[:3]))
     assert ended == ("", [], Finished(FinishReason.STOP))
     assert full == ("", [], Finished(FinishReason.LENGTH))
 
 
-def test_abort_takes_effect_before_the_next_forward_pass(engine: Engine, ids: Ids) -> None:
+def test_cancel_takes_effect_before_the_next_forward_pass(engine: Engine, ids: Ids) -> None:
     handle = engine.submit(ids(COUNT), GREEDY)
     for _ in range(5):
         engine.step()
-    engine.abort(handle)
-    engine.abort(handle)
+    handle.cancel()
+    handle.cancel()
     assert engine.step() is False
     text, tokens, end = collect(handle)
     assert (text, len(tokens), end.reason) == ("1 2 3 4 5", 5, FinishReason.CANCELLED)
-    engine.abort(handle)
+    handle.cancel()
     assert handle.get() is None
 
 
-def test_a_waiting_request_can_be_aborted(tiny: LoadedModel, ids: Ids) -> None:
+def test_a_waiting_request_can_be_cancelled(tiny: LoadedModel, ids: Ids) -> None:
     engine = Engine(tiny, slots=1)
     first, second = engine.submit(ids(HELLO), GREEDY), engine.submit(ids(COUNT), GREEDY)
-    second.abort()
+    second.cancel()
     engine.step()
     assert collect(second) == ("", [], Finished(FinishReason.CANCELLED))
     assert finish(engine, first)[0] == REPLIES[HELLO]
@@ -221,13 +221,13 @@ def test_a_started_engine_answers_many_threads(started: Start, ids: Ids) -> None
     assert engine.stats().tokens_per_s > 0
 
 
-def test_an_idle_engine_wakes_for_a_request_and_an_abort(started: Start, ids: Ids) -> None:
+def test_an_idle_engine_wakes_for_a_request_and_a_cancel(started: Start, ids: Ids) -> None:
     engine = started(pace_s=0.02)
     sleep(0.1)
     handle = engine.submit(ids(COUNT), GREEDY)
     assert isinstance(handle.get(timeout=5), Delta)
     began = monotonic()
-    engine.abort(handle)
+    handle.cancel()
     assert collect(handle)[2].reason is FinishReason.CANCELLED
     assert monotonic() - began < 0.5
 

@@ -26,10 +26,14 @@ def test_a_model_is_loaded_with_what_belongs_to_it(tiny: LoadedModel) -> None:
 
 
 def test_auto_is_bfloat16_and_every_phase_is_told(tiny_model_dir: Path) -> None:
-    phases: list[str] = []
-    loaded = load(tiny_model_dir, context_length=512, on_progress=phases.append)
+    told: list[tuple[str, float]] = []
+    loaded = load(tiny_model_dir, context_length=512, on_progress=lambda phase, share: told.append((phase, share)))
     assert (loaded.dtype, loaded.context_length) == (torch.bfloat16, 512)
-    assert phases == ["tokenizer", "weights", "ready"]
+    assert list(dict.fromkeys(phase for phase, _ in told)) == ["tokenizer", "weights", "ready"]
+    shares = [share for phase, share in told if phase == "weights"]
+    assert shares == sorted(shares)
+    assert len(shares) > 10
+    assert (shares[0], shares[-1], told[-1]) == (0.0, 1.0, ("ready", 1.0))
 
 
 def test_every_end_token_of_the_generation_config_counts(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.inference.engine.sampled import CPU, EOS, Allowed, choose, draws, gau
 
 def penalised(logits: list[float], sampling: Sampling, *, taken: Sequence[int] = ()) -> list[float]:
     """Logits after the penalties of a request with the prompt 0 1 1, which goes on from 1 4."""
-    penalties = Penalties(sampling, prompt_ids=[0, 1, 1], resumed_ids=[1, 4], vocabulary=len(logits), device=CPU)
+    penalties = Penalties(sampling, prompt_ids=[0, 1, 1], resume_ids=[1, 4], vocabulary=len(logits), device=CPU)
     for token in taken:
         penalties.take(token)
     changed = torch.tensor([[9.0] * len(logits), logits])

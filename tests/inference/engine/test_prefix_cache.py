@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
+import pytest
 import torch
 
 from inference.engine.engine import Engine
 from inference.engine.loading import LoadedModel
+from inference.engine.passes import CacheKind
 from inference.engine.prefixes import BLOCK_TOKENS
 from inference.engine.prompts import build
 from inference.types import Finished, FinishReason, Sampling, Turn
@@ -15,7 +19,13 @@ from tests.inference.engine.conftest import finish
 from tests.tiny.replies import HELLO, NAME, REPLIES
 
 GREEDY = Sampling(temperature=0, max_tokens=200)
+Build = Callable[..., Engine]
 HISTORY = [Turn("user", "once more " * 60), Turn("assistant", "as you like"), Turn("user", NAME)]
+
+
+@pytest.fixture(params=[CacheKind.SLOTS, CacheKind.PAGED])
+def build_engine(tiny: LoadedModel, request: pytest.FixtureRequest) -> Build:
+    return partial(Engine, tiny, cache=request.param)
 
 
 def _ids(tiny: LoadedModel, turns: list[Turn]) -> tuple[int, ...]:
@@ -24,7 +34,7 @@ def _ids(tiny: LoadedModel, turns: list[Turn]) -> tuple[int, ...]:
 
 def _read(tiny: LoadedModel, engine: Engine, ids: tuple[int, ...], owner: str) -> tuple[str, int]:
     """The answer, and how many tokens of the prompt the model had to read for it."""
-    read = 0
+    read, others = 0, engine.stats().running
 
     def count(model: torch.nn.Module, args: tuple[()], given: dict[str, torch.Tensor]) -> None:
         nonlocal read
@@ -32,14 +42,16 @@ def _read(tiny: LoadedModel, engine: Engine, ids: tuple[int, ...], owner: str) -
 
     hook = tiny.model.register_forward_pre_hook(count, with_kwargs=True)
     try:
-        text, tokens, _ = finish(engine, engine.submit(ids, GREEDY, owner=owner))
+        text, tokens, end = finish(engine, engine.submit(ids, GREEDY, owner=owner))
     finally:
         hook.remove()
-    return text, read - len(tokens) + 1
+    read -= len(tokens) - 1
+    assert end.cached_tokens == len(ids) - read or others
+    return text, read
 
 
-def test_the_next_turn_of_a_conversation_reads_only_what_is_new(tiny: LoadedModel) -> None:
-    engine, first = Engine(tiny), _ids(tiny, HISTORY)
+def test_the_next_turn_of_a_conversation_reads_only_what_is_new(tiny: LoadedModel, build_engine: Build) -> None:
+    engine, first = build_engine(), _ids(tiny, HISTORY)
     text, read = _read(tiny, engine, first, "ann")
     assert (text, read) == (REPLIES[NAME], len(first))
     second = _ids(tiny, [*HISTORY, Turn("assistant", text), Turn("user", HELLO)])
@@ -48,16 +60,16 @@ def test_the_next_turn_of_a_conversation_reads_only_what_is_new(tiny: LoadedMode
     assert read <= len(second) - len(first)
 
 
-def test_a_stranger_with_the_same_prompt_is_answered_no_sooner(tiny: LoadedModel) -> None:
-    engine, ids = Engine(tiny), _ids(tiny, HISTORY)
+def test_a_stranger_with_the_same_prompt_is_answered_no_sooner(tiny: LoadedModel, build_engine: Build) -> None:
+    engine, ids = build_engine(), _ids(tiny, HISTORY)
     _read(tiny, engine, ids, "ann")
     assert _read(tiny, engine, ids, "bob") == (REPLIES[NAME], len(ids))
     assert _read(tiny, engine, ids, "ann") == (REPLIES[NAME], 1)
 
 
-def test_two_branches_of_a_conversation_share_what_they_have_in_common(tiny: LoadedModel) -> None:
+def test_two_branches_of_a_conversation_share_what_they_have_in_common(tiny: LoadedModel, build_engine: Build) -> None:
     """While the first still grows, its keys are copied for the second."""
-    engine, ids = Engine(tiny), _ids(tiny, HISTORY)
+    engine, ids = build_engine(), _ids(tiny, HISTORY)
     first = engine.submit(ids, GREEDY, owner="ann")
     while first.get(timeout=0) is None:
         engine.step()
@@ -67,24 +79,40 @@ def test_two_branches_of_a_conversation_share_what_they_have_in_common(tiny: Loa
     assert read < len(other) // 2 + len(REPLIES[NAME])
 
 
-def test_memory_that_is_only_kept_gives_way_to_those_who_run(tiny: LoadedModel) -> None:
+def test_cached_tokens_are_those_of_the_prompt_when_it_was_first_admitted(tiny: LoadedModel) -> None:
+    """Neither what another engine sampled counts, nor what is found again after a preemption."""
     ids = _ids(tiny, HISTORY)
-    engine = Engine(tiny, slots=3, kv_tokens=len(ids) + 6 * BLOCK_TOKENS)
+    engine = Engine(tiny, slots=2)
+    *_, end = finish(engine, engine.submit(ids, GREEDY, owner="ann"))
+    assert end.cached_tokens == 0
+    said = tiny.tokenizer.encode(REPLIES[NAME])
+    resumed = finish(engine, engine.submit(ids, GREEDY, owner="ann", resume_ids=said[:5]))
+    assert resumed[2].cached_tokens == len(ids)
+    scarce = Engine(tiny, slots=2, kv_tokens=len(ids) + 4 * BLOCK_TOKENS)
+    handles = [scarce.submit(ids, replace(GREEDY, max_tokens=80, min_tokens=80), owner=owner) for owner in "ab"]
+    while scarce.step():
+        pass
+    assert [list(handle)[-1] for handle in handles] == [Finished(FinishReason.LENGTH)] * 2
+
+
+def test_memory_that_is_only_kept_gives_way_to_those_who_run(tiny: LoadedModel, build_engine: Build) -> None:
+    ids = _ids(tiny, HISTORY)
+    engine = build_engine(slots=3, kv_tokens=len(ids) + 6 * BLOCK_TOKENS)
     for owner in ("ann", "bob", "cid", "ann"):
         text, read = _read(tiny, engine, ids, owner)
         assert (text, read) == (REPLIES[NAME], len(ids))
 
 
-def test_a_request_that_can_never_fit_ends_for_its_length(tiny: LoadedModel) -> None:
-    engine = Engine(tiny, kv_tokens=2 * BLOCK_TOKENS)
+def test_a_request_that_can_never_fit_ends_for_its_length(tiny: LoadedModel, build_engine: Build) -> None:
+    engine = build_engine(kv_tokens=2 * BLOCK_TOKENS)
     handle = engine.submit([5] * 50, replace(GREEDY, max_tokens=1000, min_tokens=1000), owner="ann")
     _, tokens, end = finish(engine, handle)
     assert end == Finished(FinishReason.LENGTH)
     assert len(tokens) == 2 * BLOCK_TOKENS - 50 + 1
 
 
-def test_numbers_that_are_not_finite_reach_no_other_answer(tiny: LoadedModel) -> None:
-    engine, ids = Engine(tiny, slots=2), _ids(tiny, HISTORY)
+def test_numbers_that_are_not_finite_reach_no_other_answer(tiny: LoadedModel, build_engine: Build) -> None:
+    engine, ids = build_engine(slots=2), _ids(tiny, HISTORY)
     layer = tiny.model.model.layers[0].self_attn.v_proj
 
     def break_it(module: torch.nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
