@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -139,12 +138,6 @@ def cancel(generation: Generation) -> None:
             stream.tell_worker(generation.worker, "cancel", generation.pk)
     except (RedisError, stream.Fenced):
         log.warning("stop reached PostgreSQL only", extra={"generation": generation.pk})
-
-
-def queue_position(generation: Generation) -> int:
-    """1 for the next one of its model to be claimed. One query."""
-    ahead = Q(created_at__lt=generation.created_at) | Q(created_at=generation.created_at, pk__lt=generation.pk)
-    return Generation.objects.queued().filter(ahead, model=generation.model).count() + 1
 
 
 def _sampling(spec: ModelSpec, options: Options) -> Sampling:

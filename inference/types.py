@@ -59,6 +59,23 @@ class Priority(StrEnum):
     BACKGROUND = "background"
 
 
+class GrammarKind(StrEnum):
+    """What an answer has to be; `Grammar.text` says more of it."""
+
+    JSON_SCHEMA = "json_schema"  # text: the schema
+    JSON_OBJECT = "json_object"  # any JSON object; no text
+    REGEX = "regex"  # text: a pattern for the whole answer, without look-around and back-references
+    CHOICE = "choice"  # text: a JSON array of the texts of which the answer is one
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer has to match. What a model thinks aloud before it is free."""
+
+    kind: GrammarKind
+    text: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to choose the next token. temperature 0 is greedy; the defaults of all others switch them off.
@@ -68,6 +85,7 @@ class Sampling:
     subtracted for what was sampled (OpenAI's API). logit_bias: pairs of token id and what is added to its logit.
     top_logprobs: None for no log-probabilities, else how many alternatives to tell (0 is the chosen token alone).
     stop_ids end the answer as the model's own end tokens do; min_tokens of it are sampled before either may.
+    grammar: the answer ends where it matches and nothing can follow.
     """
 
     temperature: float = 0.7
@@ -84,13 +102,16 @@ class Sampling:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     top_logprobs: int | None = None
+    grammar: Grammar | None = None
 
     @classmethod
     def read(cls, fields: Mapping[str, Any]) -> Sampling:
-        """From its JSON form (`dataclasses.asdict`), in which tuples have become lists."""
+        """From its JSON form (`dataclasses.asdict`), in which tuples have become lists and a grammar a dict."""
         listed = {name: tuple(fields[name]) for name in ("stop", "stop_ids") if name in fields}
         bias = tuple((int(token), float(added)) for token, added in fields.get("logit_bias", ()))
-        return cls(**{**fields, **listed, "logit_bias": bias})
+        wanted = fields.get("grammar")
+        grammar = Grammar(GrammarKind(wanted["kind"]), wanted["text"]) if wanted else None
+        return cls(**{**fields, **listed, "logit_bias": bias, "grammar": grammar})
 
 
 @dataclass(frozen=True, slots=True)

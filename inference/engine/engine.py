@@ -7,8 +7,8 @@
     engine.drain(timeout_s=20)
     engine.close()
 
-A step is: end what was cancelled, plan (`scheduler`), read (`passes`), sample (`sampler`), give out. One thread owns
-the model; submit() and stats() may be called from any, and so may a handle's cancel().
+A step (`batch`) is: end what was cancelled, plan, read, sample, give out. One thread owns the model; submit() and
+stats() may be called from any, and so may a handle's cancel().
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from time import monotonic
 
 import torch
 
+from inference.engine.batch import Batch
+from inference.engine.grammars import Grammars
 from inference.engine.loading import LoadedModel
 from inference.engine.passes import CacheKind, passes
 from inference.engine.reasoning import AnswerFormat
 from inference.engine.requests import EngineClosed, Handle, QueueFull, validate
-from inference.engine.sampler import Sampler
-from inference.engine.scheduler import Chunk, Plan, Scheduler
 from inference.engine.sequence import Row
 from inference.engine.stats import Rate, Stats
-from inference.types import FinishReason, Priority, Reasoning, Sampling
+from inference.types import Priority, Reasoning, Sampling
 
 # The most tokens that one pass reads: about 0.3 s on two cores for the default model.
 STEP_TOKENS = {"cpu": 256, "cuda": 8192}
@@ -67,10 +67,10 @@ class Engine:
         self._queue_limit = queue_limit
         self._pace_s = pace_s
         self._vocabulary = int(loaded.model.config.get_text_config().vocab_size)
+        self._grammars = Grammars(loaded, self._vocabulary)
         self._passes = passes(loaded, slots=slots, kv_tokens=kv_tokens, cache=cache)
-        self._sampler = Sampler()
         kind = loaded.device.type
-        self._scheduler = Scheduler[Row](
+        self._batch = Batch(
             self._passes,
             slots=slots,
             step_tokens=max(slots, step_tokens or STEP_TOKENS[kind]),
@@ -78,13 +78,12 @@ class Engine:
         )
         self._changed = threading.Condition()  # guards all that follows, but for _rate
         self._arrived: deque[Row] = deque()
-        self._queued = 0  # of the scheduler's, as of the last step
+        self._queued = 0  # of those in the batch, as of the last step
         self._running = 0
         self._refusing = False  # takes no more requests
         self._closing = False  # takes no more steps
         self._rate = Rate()
         self._on_events: Callable[[bool], None] = lambda urgent: None
-        self._urgent = False  # something was given out in this step that is not to wait
         self._thread: threading.Thread | None = None
 
     def listen(self, on_events: Callable[[bool], None]) -> None:
@@ -118,6 +117,7 @@ class Engine:
             self._loaded,
             handle,
             answers=self._answers,
+            grammar=self._grammars.matcher(sampling.grammar) if sampling.grammar else None,
             vocabulary=self._vocabulary,
             priority=priority,
             owner=owner,
@@ -146,18 +146,7 @@ class Engine:
         """Advance everything once; returns whether there is work left. For the owning thread, or for a test instead."""
         began = monotonic()
         self._receive()
-        for row in self._rows():
-            if row.handle.cancelled.is_set():
-                self._end(row, FinishReason.CANCELLED)
-            elif row.finished is not None:  # resumed, and complete already
-                self._end(row, row.finished)
-        plan = self._scheduler.plan()
-        for row in plan.admitted:
-            row.enter()
-        for row in plan.exhausted:
-            self._end(row, FinishReason.LENGTH)
-        sampled = self._advance(plan)
-        if sampled:
+        if sampled := self._batch.step():
             self._rate.add(sampled, began=began)
         self._tell()
         return self._count()
@@ -186,6 +175,7 @@ class Engine:
         if self._thread is not None:
             self._thread.join()
         self._end_everything("The engine was closed before the answer was complete.")
+        self._grammars.close()
 
     def _wake(self) -> None:
         with self._changed:
@@ -205,7 +195,7 @@ class Engine:
     def _sleep_until_needed(self) -> bool:
         """Block while there is nothing to do; False once the engine is closing."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._arrived or len(self._scheduler))
+            self._changed.wait_for(lambda: self._closing or self._arrived or len(self._batch))
             return not self._closing
 
     def _keep_pace(self, began: float) -> None:
@@ -218,7 +208,7 @@ class Engine:
             self._arrived.clear()
             self._queued += len(arrived)
         for row in arrived:
-            self._scheduler.add(row)
+            self._batch.add(row)
 
     @property
     def _busy(self) -> bool:
@@ -228,71 +218,17 @@ class Engine:
     def _count(self) -> bool:
         """Tell other threads how things stand after a step; returns whether there is work left."""
         with self._changed:
-            self._running = len(self._scheduler.running)
-            self._queued = len(self._scheduler) - self._running
+            self._running = self._batch.running
+            self._queued = len(self._batch) - self._running
             if not self._busy:
                 self._changed.notify_all()
             return self._busy
 
-    def _rows(self) -> list[Row]:
-        return [*self._scheduler.running, *self._scheduler.waiting]
-
-    def _advance(self, plan: Plan[Row]) -> int:
-        """Read and sample what is planned; returns how many tokens were sampled.
-
-        The boundary between one request and all others: whatever a model raises (out of memory, a shape that it does
-        not take) is looked for by reading each request alone, and ends the one that it came from.
-        """
-        if not plan.chunks:
-            return 0
-        if len(plan.chunks) > 1 and not self._passes.together:
-            return self._advance_each(plan)
-        try:
-            logits = self._passes.read(plan.chunks)
-        except Exception as error:
-            if len(plan.chunks) > 1:
-                return self._advance_each(plan)
-            self._break(plan.chunks[0].job, f"{type(error).__name__}: {error}")
-            return 0
-        sampling = [chunk for chunk in plan.chunks if chunk.samples]
-        self._scheduler.commit(plan)
-        self._passes.keep(plan.chunks)
-        return self._sample(sampling, logits)
-
-    def _advance_each(self, plan: Plan[Row]) -> int:
-        return sum(self._advance(Plan((chunk,), (), (), ())) for chunk in plan.chunks)
-
-    def _sample(self, chunks: list[Chunk[Row]], logits: torch.Tensor) -> int:
-        if not chunks:
-            return 0
-        rows = [chunk.job for chunk in chunks]
-        choices = self._sampler.choose(logits, [row.state for row in rows])
-        for row, choice in zip(rows, choices, strict=True):
-            if choice.error is not None:
-                self._break(row, choice.error)
-                continue
-            row.take(choice)
-            self._urgent = self._urgent or row.began
-            if row.finished is not None:
-                self._end(row, row.finished)
-        return sum(choice.error is None for choice in choices)
-
-    def _break(self, row: Row, error: str) -> None:
-        self._passes.spoil(row)
-        self._end(row, FinishReason.ERROR, error)
-
-    def _end(self, row: Row, reason: FinishReason, error: str = "") -> None:
-        self._scheduler.remove(row)
-        row.end(reason, error)
-        self._urgent = True
-
     def _tell(self) -> None:
-        urgent, self._urgent = self._urgent, False
-        self._on_events(urgent)
+        self._on_events(self._batch.take_urgent())
 
     def _end_everything(self, error: str) -> None:
         self._receive()
-        for row in self._rows():
-            self._end(row, FinishReason.ERROR, error)
+        self._batch.end_all(error)
         self._tell()
         self._count()

@@ -58,7 +58,7 @@ class PagedCache:
         self._free_slots = list(range(slots))
         self._held: dict[int, _Held] = {}
         self._table = torch.full((slots + 1, self.width), SCRATCH_BLOCK, dtype=torch.int32)
-        self._tables = {device: self._table.to(device) for device in self.devices}
+        self._tables = {device: self._table.to(device, copy=True) for device in self.devices}
         self._changed = False
         heapify(self._free_slots)
 
@@ -82,7 +82,7 @@ class PagedCache:
         if self._changed:
             for device, table in self._tables.items():
                 # A copy, so that the transfer may still run when the next request changes the original.
-                source = self._table.clone() if device.type == "cpu" else self._table.pin_memory()
+                source = self._table.pin_memory() if device.type == "cuda" else self._table.clone()
                 table.copy_(source, non_blocking=True)
             self._changed = False
         return self._tables
@@ -147,6 +147,17 @@ class PagedCache:
         """What the request has read is not to be used by anyone: it may hold numbers that are not finite."""
         for block in self._held[id(occupant)].blocks:
             self._pool.spoil(block)
+
+    def clear(self) -> None:
+        """Forget everything and zero it, what running requests hold included."""
+        self._pool = BlockPool(self._pool.count, self.block_tokens, first=SCRATCH_BLOCK + 1)
+        self._free_slots = list(range(self.pad_slot))
+        self._held.clear()
+        self._table.fill_(SCRATCH_BLOCK)
+        self._changed = True
+        for layer in self._layers:
+            layer.keys.zero_()
+            layer.values.zero_()
 
     def _continue(self, held: _Held, source: Block, common: int) -> bool:
         """Go on behind the first `common` tokens of a block: in the block itself where nothing else is in it and nobody

@@ -14,8 +14,8 @@ from torch import Tensor
 from inference.types import Sampling
 
 
-class Grammar(Protocol):
-    """What says which tokens may come next."""
+class Matcher(Protocol):
+    """One answer's way through its grammar: says which tokens may come next."""
 
     def mask(self) -> Tensor:
         """The allowed tokens: bool of shape (V,), or a bit each, the lowest first, in int32 (ceil(V / 32),)."""
@@ -112,10 +112,10 @@ def ban(logits: Tensor, banned: Sequence[tuple[int, Tensor]]) -> None:
         logits.view(-1).index_fill_(0, _places(logits, banned), -torch.inf)
 
 
-def restrict(logits: Tensor, grammars: Sequence[tuple[int, Grammar]]) -> None:
+def restrict(logits: Tensor, matchers: Sequence[tuple[int, Matcher]]) -> None:
     """Forbid in logits (S, V), in place, what the grammar of a row does not allow."""
-    for row, grammar in grammars:
-        mask = to_device(grammar.mask(), logits.device)
+    for row, matcher in matchers:
+        mask = to_device(matcher.mask(), logits.device)
         allowed = mask if mask.dtype == torch.bool else _unpacked(mask, logits.shape[1])
         logits[row].masked_fill_(~allowed, -torch.inf)
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from inference.types import Delta, Finished, Sampling
+from inference.types import Delta, Finished, Grammar, GrammarKind, Sampling
 
 MOST_STOPS = 16
 LONGEST_STOP = 256
@@ -18,6 +18,8 @@ LARGEST_BIAS = 100.0
 LARGEST_PENALTY = 2.0
 LARGEST_REPETITION_PENALTY = 10.0
 MOST_TOP_LOGPROBS = 20
+LONGEST_GRAMMAR = 65_536
+LONGEST_REGEX = 4096
 
 
 class EngineError(Exception):
@@ -109,6 +111,7 @@ def _check_sampling(sampling: Sampling, vocabulary: int) -> None:
     _check_filters(sampling)
     _check_end(sampling, vocabulary)
     _check_changes(sampling, vocabulary)
+    _check_grammar(sampling.grammar)
     top = sampling.top_logprobs
     if top is not None and (type(top) is not int or not 0 <= top <= MOST_TOP_LOGPROBS):
         raise InvalidRequest(f"top_logprobs is not an integer from 0 to {MOST_TOP_LOGPROBS}.")
@@ -156,6 +159,16 @@ def _check_changes(sampling: Sampling, vocabulary: int) -> None:
             raise InvalidRequest(f"A logit bias is not a pair of a token id, from 0 to {vocabulary - 1}, and a number.")
         if not _is_number(pair[1]) or abs(pair[1]) > LARGEST_BIAS:
             raise InvalidRequest(f"A logit bias is not a number from -{LARGEST_BIAS:g} to {LARGEST_BIAS:g}.")
+
+
+def _check_grammar(grammar: object) -> None:
+    if grammar is None:
+        return
+    if not isinstance(grammar, Grammar) or not isinstance(grammar.kind, GrammarKind):
+        raise InvalidRequest("grammar is not a Grammar of a known kind.")
+    longest = LONGEST_REGEX if grammar.kind is GrammarKind.REGEX else LONGEST_GRAMMAR
+    if not isinstance(grammar.text, str) or len(grammar.text) > longest:
+        raise InvalidRequest(f"The grammar ({grammar.kind}) is not a text of at most {longest} characters.")
 
 
 def _is_id(value: object, vocabulary: int) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inference.engine.candidates import Filters, draw, draw_from_all, likeliest, masses, sorted_row
 from inference.engine.logprobs import read, tell
-from inference.engine.penalties import Bias, Grammar, Penalties, ban, bias, penalise, restrict, upload
+from inference.engine.penalties import Bias, Matcher, Penalties, ban, bias, penalise, restrict, upload
 from inference.types import Logprob, Sampling
 
 # How many of the likeliest tokens are looked at, until they suffice; after the last, all. Looking again waits for the
@@ -45,7 +45,7 @@ class RowState:
     ) -> None:
         self.sampling = sampling
         self.sampled = len(resume_ids)
-        self.grammar: Grammar | None = None
+        self.grammar: Matcher | None = None
         self.penalties: Penalties | None = None
         self.bias = Bias(sampling.logit_bias, device) if sampling.logit_bias else None
         self._ends: Tensor | None = None
@@ -75,11 +75,15 @@ class RowState:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A row's next token, with its log-probability where asked for; or error, a sentence, and no token."""
+    """A row's next token, with its log-probability where asked for; or error, a sentence, and no token.
+
+    broken: the error is in the logits and not in what the request asks for.
+    """
 
     token: int | None
     logprob: Logprob | None = None
     error: str | None = None
+    broken: bool = False
 
 
 class Sampler:
@@ -167,7 +171,11 @@ def _attempt(logits: Tensor, rows: Sequence[RowState], width: int) -> list[Choic
 def _choice(token: int, state: _State) -> Choice | None:
     if state is _State.TOO_NARROW:
         return None
-    return Choice(token=token) if state is _State.CHOSEN else Choice(token=None, error=_ERRORS[state])
+    return (
+        Choice(token=token)
+        if state is _State.CHOSEN
+        else Choice(None, error=_ERRORS[state], broken=state is _State.BROKEN)
+    )
 
 
 def _pick_all(logits: Tensor, rows: Sequence[RowState], width: int) -> tuple[Tensor, Tensor]:

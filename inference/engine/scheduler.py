@@ -152,6 +152,11 @@ class Scheduler(Generic[AnyJob]):
                 job.read = max(job.read, job.computed)
                 self._queues.charge(job, job.computed)
 
+    def preempt(self, job: AnyJob) -> None:
+        """Take its place and memory from a running job: it waits again, ahead of all others, and reads anew."""
+        self._release(job)
+        self._put_back(job)
+
     def restart(self, memory: Memory[AnyJob] | None = None) -> None:
         """The cache was rebuilt after a failed pass, as `memory` where that is another object.
 
@@ -178,8 +183,7 @@ class Scheduler(Generic[AnyJob]):
 
     def _preempt(self) -> AnyJob:
         job = self._running[-1]
-        self._release(job)
-        self._put_back(job)
+        self.preempt(job)
         return job
 
     def _admit(self, admitted: list[AnyJob], preempted: list[AnyJob]) -> AnyJob | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from inference.engine.channels import Piece
+from inference.engine.grammars import GrammarMatcher
 from inference.engine.loading import LoadedModel
 from inference.engine.reasoning import AnswerFormat
-from inference.engine.requests import Handle
+from inference.engine.requests import Handle, InvalidRequest
 from inference.engine.sampler import Choice, RowState
 from inference.engine.scheduler import Job
 from inference.types import Delta, Finished, FinishReason, Priority
@@ -23,6 +24,7 @@ class Row(Job):
         handle: Handle,
         *,
         answers: AnswerFormat,
+        grammar: GrammarMatcher | None,
         vocabulary: int,
         priority: Priority,
         owner: str,
@@ -43,13 +45,21 @@ class Row(Job):
         self._ends = loaded.eos_ids | {*request.sampling.stop_ids}
         self._context_length = loaded.context_length
         self._text = answers.answer(request.prompt_ids, request.sampling.stop)
+        self._grammar = grammar
+        if grammar is not None and self._text.answering:
+            grammar.opening = answers.opening
+        self._constrain()
         self._cached_tokens: int | None = None
+        self.failed = False  # once before: it has read all its tokens again since
         self.finished: FinishReason | None = None
         # Whoever resumes has the text of these already.
         for token in request.resume_ids:
             self._read(token)
+        if grammar is not None and grammar.failed:
+            raise InvalidRequest("resume_ids do not follow the grammar.")
         if request.resume_ids:
-            self.finished = self._reason(request.resume_ids[-1])
+            self.finished = self._reason(self.ids[-1])
+        self._prepare()
 
     def enter(self) -> None:
         """The scheduler has just admitted it. What is read again after a preemption, cached or not, counts nowhere."""
@@ -69,12 +79,11 @@ class Row(Job):
         self.ids.append(token)
         self.known += 1
         self.state.take(token)
-        if self.state.grammar is not None:
-            self.state.grammar.accept(token)
         piece = self._read(token)
         logprobs = (choice.logprob,) if choice.logprob is not None else ()
         self.handle.put(Delta(token_ids=(token,), text=piece.text, channel=piece.channel, logprobs=logprobs))
         self.finished = self._reason(token)
+        self._prepare()
 
     def end(self, reason: FinishReason, error: str = "") -> None:
         """Give out the text still held back, if any, and the one Finished."""
@@ -86,11 +95,26 @@ class Row(Job):
 
     def _read(self, token: int) -> Piece:
         """What the token completes; one that ends the answer has no text, and all others have been fed before it."""
-        return Piece(self._text.channel, "") if token in self._ends else self._text.feed(token)
+        if token in self._ends:
+            return Piece(self._text.channel, "")
+        if self.state.grammar is not None:
+            self.state.grammar.accept(token)
+        piece = self._text.feed(token)
+        self._constrain()
+        return piece
+
+    def _constrain(self) -> None:
+        """The grammar is for the answer: what the model thinks aloud is free."""
+        self.state.grammar = self._grammar if self._text.answering else None
+
+    def _prepare(self) -> None:
+        if self._grammar is not None and self.state.grammar is not None and self.finished is None:
+            self._grammar.prepare()
 
     def _reason(self, last: int) -> FinishReason | None:
         """Why this answer is complete after the token `last`, or None. A token needs room only when it is read."""
-        if last in self._ends or self._text.stopped:
+        complete = self._grammar is not None and self._grammar.complete
+        if last in self._ends or self._text.stopped or complete:
             return FinishReason.STOP
         if self.state.sampled >= self._sampling.max_tokens or self.known > self._context_length:
             return FinishReason.LENGTH

@@ -120,6 +120,15 @@ class SlotCache:
         for layer in self._layers:
             layer.scrub(slot.number)
 
+    def clear(self) -> None:
+        """Forget everything and zero it, what running requests hold included."""
+        self._places.clear()
+        for slot in self._slots:
+            slot.occupant = None
+            self._cut(slot, 0)
+        for layer in self._layers:
+            layer.clear()
+
     def _match(self, occupant: Occupant) -> tuple[_Slot | None, int]:
         """The slot with the longest common prefix, a free one before a busy one, and that prefix's length."""
         keys = chain(occupant.ids, owner=occupant.owner)
@@ -182,13 +191,14 @@ class SlotCache:
 
 
 class _Layer:
-    """The two tensors of a layer. On CPU their pages come from the system when they are first written, zeroed, and go
-    back when a slot is emptied: slots of the whole context's length cost only what they hold."""
+    """The two tensors of a layer. In memory a head's tokens lie side by side, so that a kernel reads them in one go;
+    the dimensions stand as (slots, length, heads, width). On CPU their pages come from the system when they are first
+    written, zeroed, and go back when a slot is emptied: slots of the whole context's length cost what they hold."""
 
     def __init__(self, shape: LayerShape, slots: int, length: int, dtype: torch.dtype) -> None:
         self._memory: list[tuple[mmap.mmap, int]] = []
-        self.keys = self._tensor((slots, length, shape.heads, shape.key_width), shape.device, dtype)
-        self.values = self._tensor((slots, length, shape.heads, shape.value_width), shape.device, dtype)
+        self.keys = self._tensor((slots, shape.heads, length, shape.key_width), shape.device, dtype).transpose(1, 2)
+        self.values = self._tensor((slots, shape.heads, length, shape.value_width), shape.device, dtype).transpose(1, 2)
 
     def scrub(self, slot: int) -> None:
         """Zero a slot. A masked key counts nothing, but zero times what is not finite is not finite."""
@@ -202,6 +212,14 @@ class _Layer:
             end = (slot + 1) * stride // mmap.PAGESIZE * mmap.PAGESIZE
             if end > begin:
                 memory.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+    def clear(self) -> None:
+        """Zero all slots."""
+        for memory, _ in self._memory:
+            memory.madvise(mmap.MADV_DONTNEED)
+        if not self._memory:
+            self.keys.zero_()
+            self.values.zero_()
 
     def _tensor(self, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
         if device.type != "cpu" or not hasattr(mmap, "MADV_DONTNEED"):

@@ -18,8 +18,9 @@ sizes = st.tuples(st.integers(1, CAPACITY), st.integers(1, CAPACITY), st.integer
 adding = st.tuples(st.just("add"), st.sampled_from("abc"), st.sampled_from(list(Priority)), sizes)
 cancelling = st.tuples(st.just("cancel"), st.integers(0, 50))
 stepping = st.tuples(st.just("step"), st.integers(1, 9))
+preempting = st.tuples(st.just("preempt"), st.integers(0, 5))
 failing = st.tuples(st.just("fail"))
-scripts = st.lists(st.one_of(adding, adding, stepping, cancelling, failing), max_size=40)
+scripts = st.lists(st.one_of(adding, adding, stepping, cancelling, preempting, failing), max_size=40)
 shapes = st.fixed_dictionaries(
     {"slots": st.integers(1, 5), "step_tokens": st.integers(5, 40), "chunk_tokens": st.integers(1, 20)}
 )
@@ -40,6 +41,9 @@ def play(stepper: Stepper, script: list[tuple]) -> list:
         elif action == "step":
             for _ in range(rest[0] if stepper.scheduler else 0):
                 stepper.step()
+        elif action == "preempt" and stepper.scheduler.running:
+            running = stepper.scheduler.running
+            stepper.scheduler.preempt(running[rest[0] % len(running)])
         elif action == "fail":
             stepper.fail()
     return cancelled
