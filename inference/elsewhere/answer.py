@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +39,8 @@ MOST_REFUSALS = 6
 class Question:
     """What is asked of the model `served`, whose context holds `context_length` tokens.
 
-    salt: see Dialect.fields. tags: the strings between which the model thinks aloud, where it has such.
+    salt: see Dialect.fields. tags: the strings between which the model thinks aloud, where it has such. grammar: what
+    the request has for the sampling's.
     """
 
     served: Listed
@@ -49,6 +50,7 @@ class Question:
     context_length: int
     salt: str
     tags: tuple[str, str] | None
+    grammar: Mapping[str, Any]
 
 
 class Answer:
@@ -183,6 +185,7 @@ class Answer:
         return {
             **wire.fields(served.name, self._fit.turns, sampling, said=self._said),
             **self._dialect.fields(served, question.salt),
+            **question.grammar,
         }
 
     def _give(self, delta: Delta) -> None:
