@@ -230,7 +230,7 @@ def test_a_busy_server_is_asked_again_when_it_says(server: Server, asking: Askin
     server.script(refuses(503, Retry_After="1"))
     began = time.monotonic()
     assert asking.ask().text == "".join(REPLY)
-    assert 1.0 <= time.monotonic() - began < 3.0
+    assert 1.0 <= time.monotonic() - began < 10.0
 
 
 @pytest.mark.parametrize("after", [{"Retry_After": "3600"}, {}])
@@ -240,7 +240,7 @@ def test_a_server_that_stays_busy_is_told(
     server.script(*[refuses(429, **after)] * 10)
     began = time.monotonic()
     _failed(elsewhere(patience=Patience(busy_s=1.5, poll_s=0.1)).ask(), "model_busy")
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < 10.0
     assert len(server.asked) == (1 if after else 2)
 
 

@@ -131,7 +131,7 @@ def test_the_shorter_context_of_catalog_and_servercounts(server: Server, elsewhe
 def test_words_of_a_refusal_are_not_searched_for_long() -> None:
     began = time.monotonic()
     assert isinstance(faults.of_response(400, {}, b"context length " + b"1,2,3 tokens in the " * 3000), TooLong)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2
 
 
 @given(

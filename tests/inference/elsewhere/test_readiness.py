@@ -49,7 +49,7 @@ def test_a_server_that_is_not_there_does_not_hold_up_the_start(elsewhere: Callab
         taken.bind(("127.0.0.1", 0))  # nobody listens on it
         began = time.monotonic()
         asking = elsewhere(url=f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         assert (asking.model.ready, asking.model.alive, asking.model.revision) == (False, True, "")
         with pytest.raises(ServedError) as caught:
             asking.begin()
