@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +39,8 @@ MOST_REFUSALS = 6
 class Question:
     """What is asked of the model `served`, whose context holds `context_length` tokens.
 
-    salt: see Dialect.fields. tags: the strings between which the model thinks aloud, where it has such.
+    salt: see Dialect.fields. tags: the strings between which the model thinks aloud, where it has such. grammar: what
+    the request has for the sampling's.
     """
 
     served: Listed
@@ -49,6 +50,7 @@ class Question:
     context_length: int
     salt: str
     tags: tuple[str, str] | None
+    grammar: Mapping[str, Any]
 
 
 class Answer:
@@ -79,7 +81,7 @@ class Answer:
         self._task: asyncio.Task[None] | None = None
         self._cancelled = False
         self._ended = False
-        self._said = question.resumed.text
+        self._said = question.resumed.text.rstrip()
         left = question.sampling.max_tokens - question.resumed.tokens
         self._fit = fitting.first(question.turns, left, question.context_length)
         self._meter = self._new_meter()
@@ -88,8 +90,13 @@ class Answer:
         self._refusals = 0
 
     @property
-    def fit(self) -> fitting.Fit:
-        return self._fit
+    def dropped_turns(self) -> int:
+        return self._fit.dropped
+
+    @property
+    def is_sure_to_fit(self) -> bool:
+        """Whether the server will hardly find it too long."""
+        return fitting.is_sure(self._fit, self._question.context_length - len(self._said.encode()))
 
     def launch(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
         """Begin, on the loop's own thread."""
@@ -145,7 +152,7 @@ class Answer:
             meter,
             self._patience,
             most_tokens=self._fit.max_tokens,
-            said=self._said,
+            said=self._question.resumed.text,
             splitter=self._new_splitter(),
         )
         try:
@@ -176,8 +183,9 @@ class Answer:
         sampling = replace(question.sampling, max_tokens=self._fit.max_tokens, min_tokens=least)
         served = question.served
         return {
-            **wire.fields(served.name, self._fit.turns, sampling, said=self._said.rstrip()),
+            **wire.fields(served.name, self._fit.turns, sampling, said=self._said),
             **self._dialect.fields(served, question.salt),
+            **question.grammar,
         }
 
     def _give(self, delta: Delta) -> None:
@@ -223,10 +231,11 @@ class Answer:
         return TagSplitter(*tags, special={}, opened=False) if tags and not self._said else None
 
     def _counted(self) -> Finished:
-        """The figures of the prompt. That of one that goes on holds what was said; about as many tokens as it took."""
-        prompt = self._meter.prompt_tokens
+        """The figures of the prompt, without what was said, which the server counts in: it took about its share."""
+        prompt, resumed = self._meter.prompt_tokens, self._question.resumed
         if prompt is not None and self._said:
-            prompt = max(0, prompt - self._question.resumed.tokens)
+            share = len(resumed.text) / len(resumed.text + resumed.reasoning)
+            prompt = max(0, prompt - round(share * resumed.tokens))
         cached = min(self._meter.cached_tokens, prompt or 0)
         return Finished(FinishReason.STOP, cached_tokens=cached, prompt_tokens=prompt)
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from inference.elsewhere.upstream import Listed
+from inference.elsewhere.upstream import SGLANG, VLLM, Listed
 from inference.served import Resumed
-
-VLLM = "vllm"
-SGLANG = "sglang"
 
 # What tells a server to count tokens, from the best to nothing.
 _USAGE: tuple[dict[str, Any], ...] = (
@@ -38,14 +35,15 @@ class Dialect:
         return True
 
     @staticmethod
-    def goes_on(served: Listed, resumed: Resumed, *, reasons: bool) -> bool:
+    def goes_on(served: Listed, resumed: Resumed, *, reasons: bool, bound: bool) -> bool:
         """Whether the server can go on where another worker stopped, in the same sentence.
 
         Other servers than these two would begin again, and the text would be there twice. None can be told to go on in
         mid-thought. SGLang's templates open a new thought before the text, so that a model that reasons would think.
+        An answer that is bound to a grammar would begin to match it anew.
         """
-        if not resumed.text and not resumed.reasoning:
-            return True
-        if not resumed.text:
+        if not resumed.text.strip():
+            return not resumed.reasoning
+        if bound:
             return False
         return served.owner == VLLM or (served.owner == SGLANG and not reasons and not resumed.reasoning)

@@ -136,6 +136,10 @@ def message(body: bytes) -> str:
     error = fields.get("error", fields)
     if not isinstance(error, dict):
         return str(error)
+    if isinstance(detail := error.get("detail"), list):
+        # One row for each field, which quotes what it was given: not to be searched for words of ours.
+        rows = [row for row in detail if isinstance(row, dict)]
+        return " ".join(f"{row.get('loc')} {row.get('msg')}" for row in rows)
     return " ".join(str(error[name]) for name in ("code", "type", "message", "detail") if name in error)
 
 

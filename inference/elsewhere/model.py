@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from time import monotonic
 
 from inference.catalog import ModelSpec, OpenAISource
-from inference.elsewhere import fitting
+from inference.elsewhere import grammars
 from inference.elsewhere.answer import Answer, Question
 from inference.elsewhere.dialect import Dialect
 from inference.elsewhere.faults import Fault
 from inference.elsewhere.patience import USUAL, Patience
 from inference.elsewhere.upstream import Listed, Upstream, choose
-from inference.errors import ModelUnreachable, WorkerLost
+from inference.errors import ModelRefused, ModelUnreachable, WorkerLost
 from inference.served import Begun, Load, OnEvents, Resumed, ServedError
 from inference.types import Priority, Sampling, Turn
 
@@ -59,9 +59,10 @@ class RemoteModel:
 
     @property
     def revision(self) -> str:
-        """What the server says it has loaded."""
+        """What the server says it has loaded; it goes into the database, which does not take every character."""
         served = self._served
-        return (served.root or served.name)[:120] if served else ""
+        told = (served.root or served.name) if served else ""
+        return "".join(filter(str.isprintable, told))[:120]
 
     @property
     def device(self) -> str:
@@ -95,8 +96,7 @@ class RemoteModel:
         served, loop, upstream = self._served, self._loop, self._upstream
         if served is None or loop is None or upstream is None:
             raise ServedError("The engine elsewhere has not answered yet.", ModelUnreachable.code)
-        if not self._dialect.goes_on(served, resumed, reasons=self._spec.reasoning is not None):
-            raise ServedError("The engine elsewhere cannot go on in an answer.", WorkerLost.code)
+        self._check(served, sampling, resumed)
         question = Question(
             served=served,
             turns=turns,
@@ -105,15 +105,26 @@ class RemoteModel:
             context_length=self.context_length,
             salt=hashlib.sha256(owner.encode()).hexdigest()[:32],
             tags=self._tags(),
+            grammar=grammars.fields(sampling.grammar, served) or {},
         )
         answer = Answer(question, upstream, dialect=self._dialect, patience=self._patience, on_events=self._on_events)
         try:
             loop.call_soon_threadsafe(self._launch, answer)
         except RuntimeError as error:
             raise ServedError("The worker is ending.", ModelUnreachable.code) from error
-        if not fitting.is_sure(answer.fit, self.context_length):
+        if not answer.is_sure_to_fit:
             answer.settled.wait(self._patience.accept_s)
-        return Begun(answer.handle, None, answer.fit.dropped)
+        return Begun(answer.handle, None, answer.dropped_turns)
+
+    def _check(self, served: Listed, sampling: Sampling, resumed: Resumed) -> None:
+        """Raises ServedError for what this server cannot do, and would leave out without a word."""
+        reasons, bound = self._spec.reasoning is not None, sampling.grammar is not None
+        if not self._dialect.goes_on(served, resumed, reasons=reasons, bound=bound):
+            raise ServedError("The engine elsewhere cannot go on in this answer.", WorkerLost.code)
+        if grammars.fields(sampling.grammar, served) is None:
+            raise ServedError("The engine elsewhere cannot be told what the answer has to match.", ModelRefused.code)
+        if sampling.top_logprobs is not None:
+            raise ServedError("Engines elsewhere do not tell the ids of log-probabilities.", ModelRefused.code)
 
     def _tags(self) -> tuple[str, str] | None:
         declared = self._spec.reasoning

@@ -42,7 +42,7 @@ class Reading:
         self._meter = meter
         self._patience = patience
         self._splitter = splitter
-        self._goes_on = bool(said)
+        self._goes_on = bool(said.strip())
         # The server is told of the text without these, and its model writes them again.
         self._repeated = said[len(said.rstrip()) :]
         self._room = most_tokens * MOST_CHARACTERS_PER_TOKEN
@@ -93,7 +93,8 @@ class Reading:
         self.finish_reason = self.finish_reason or chunk.finish_reason
 
     def _say(self, text: str, channel: Channel) -> None:
-        text = self._without_repeated(text)
+        if channel is Channel.ANSWER:
+            text = self._without_repeated(text)
         if not text:
             return
         self._room -= len(text)

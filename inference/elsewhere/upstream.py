@@ -18,6 +18,10 @@ from inference.catalog import OpenAISource
 from inference.elsewhere import faults
 from inference.elsewhere.faults import Broken, Fault, Refused, Unreachable
 
+# Kinds of server that say what they are, as the owner of their models.
+VLLM = "vllm"
+SGLANG = "sglang"
+
 CONNECT_S = 5.0
 WRITE_S = 30.0
 # Longer than any wait that the reader allows: it knows whether a first token or the next one is waited for.

@@ -13,7 +13,7 @@ import pytest
 from inference import workers
 from inference.models import Generation
 from tests.browser_client import Answer, Guest
-from tests.inference.elsewhere.server import PROMPT_TOKENS, REPLY, Exchange, Server, refuses, says, serving
+from tests.inference.elsewhere.server import PROMPT_TOKENS, REPLY, Exchange, Server, counts, refuses, says, serving
 from tests.stack import ELSEWHERE, ELSEWHERE_PORT, Stack, wait_until
 
 
@@ -62,6 +62,19 @@ def test_an_answer_streams_with_its_thoughts_and_the_servers_count_of_tokens(ser
     assert (row.text, row.reasoning, row.reasoning_tokens) == ("".join(REPLY), "Hm, well.", 2)
     assert row.revision == "/weights/org/large"
     assert bytes(row.token_ids) == b""
+
+
+@pytest.mark.usefixtures("worker")
+def test_turns_that_the_server_has_no_room_for_are_told_to_be_left_out(server: Server, guest: Guest) -> None:
+    words = "The input ({prompt} tokens) is longer than the model's context length ({limit} tokens)."
+    server.script(*[counts(words, limit=2048)] * 4)
+    with guest.socket() as socket:
+        first, _ = socket.answer("a" * 4000, ELSEWHERE)
+        parent = {"conversation": first["conversation"], "parent": guest.stored(first)["id"]}
+        second, answer = socket.answer("b" * 4000, ELSEWHERE, **parent)
+    assert answer.text == "".join(REPLY)
+    assert guest.stored(second)["generation"]["dropped_messages"] == 2
+    assert [turn["content"][0] for turn in server.asked[-1].body["messages"]] == ["b"]
 
 
 def test_its_worker_loads_no_torch(worker: subprocess.Popen[bytes]) -> None:

@@ -137,6 +137,21 @@ def refuses(status: int, message: str = "no", **headers: str) -> Script:
     return script
 
 
+def counts(words: str, *, limit: int = 1000, bytes_per_token: float = 4.0) -> Script:
+    """REPLY, but a refusal in these words where what is asked for has more tokens than the context."""
+
+    async def script(exchange: Exchange) -> None:
+        prompt = round(sum(len(turn["content"]) for turn in exchange.body["messages"]) / bytes_per_token)
+        answer = exchange.body["max_tokens"]
+        if prompt + answer > limit:
+            text = words.format(prompt=prompt, answer=answer, total=prompt + answer, limit=limit)
+            await refuses(400, text)(exchange)
+        else:
+            await says(*REPLY)(exchange)
+
+    return script
+
+
 class Server:
     """On a thread of its own. owner and context_length are what it lists its model with."""
 

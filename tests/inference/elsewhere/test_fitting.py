@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from inference.elsewhere import faults, fitting
 from inference.elsewhere.faults import TooLong
 from inference.types import Sampling, Turn
 from tests.inference.elsewhere.conftest import Asking
-from tests.inference.elsewhere.server import REPLY, Exchange, Script, Server, refuses, says
+from tests.inference.elsewhere.server import REPLY, Server, counts
 
 # What servers say to a request of so many prompt tokens, so many more to answer, and a context of so many.
 WORDS = {
@@ -30,21 +31,6 @@ WORDS = {
     "sglang, input": "The input ({prompt} tokens) is longer than the model's context length ({limit} tokens).",
     "llama.cpp": "request ({prompt} tokens) exceeds the available context size ({limit} tokens), try increasing it",
 }
-
-
-def _counts(words: str, *, limit: int = 1000, bytes_per_token: float = 4.0) -> Script:
-    """A server that counts the tokens of what it is asked and refuses what is too much."""
-
-    async def script(exchange: Exchange) -> None:
-        prompt = round(sum(len(turn["content"]) for turn in exchange.body["messages"]) / bytes_per_token)
-        answer = exchange.body["max_tokens"]
-        if prompt + answer > limit:
-            text = words.format(prompt=prompt, answer=answer, total=prompt + answer, limit=limit)
-            await refuses(400, text)(exchange)
-        else:
-            await says(*REPLY)(exchange)
-
-    return script
 
 
 def _conversation(turns: int, size: int) -> list[Turn]:
@@ -70,12 +56,22 @@ def test_words_in_any_shape_of_error_are_found(body: bytes) -> None:
     assert (fault.prompt_tokens, fault.limit) == (None, None)
 
 
+def test_what_a_person_wrote_is_not_taken_for_the_servers_words() -> None:
+    """FastAPI quotes the field that it refuses."""
+    row = {"loc": ["body", "seed"], "msg": "Input should be an integer", "input": "what is a context length?"}
+    assert type(faults.of_response(422, {}, json.dumps({"detail": [row]}).encode())) is faults.Refused
+    row = {"loc": ["body", "stream_options", "continuous_usage_stats"], "msg": "Extra inputs are not permitted"}
+    fault = faults.of_response(422, {}, json.dumps({"detail": [row]}).encode())
+    assert isinstance(fault, faults.UnknownOption)
+    assert fault.name == "continuous_usage_stats"
+
+
 @pytest.mark.parametrize("words", WORDS.values(), ids=WORDS.keys())
 @pytest.mark.parametrize("bytes_per_token", [0.9, 4.0])
 def test_the_oldest_turns_go_until_the_server_takes_it(
     server: Server, asking: Asking, words: str, bytes_per_token: float
 ) -> None:
-    server.script(*[_counts(words, bytes_per_token=bytes_per_token)] * 10)
+    server.script(*[counts(words, bytes_per_token=bytes_per_token)] * 10)
     turns = _conversation(80, 100)
     told = asking.ask(turns)
     assert told.text == "".join(REPLY)
@@ -90,7 +86,7 @@ def test_the_oldest_turns_go_until_the_server_takes_it(
 
 
 def test_words_without_figures_lose_half_each_time(server: Server, asking: Asking) -> None:
-    server.script(*[_counts("It exceeds the context window.")] * 10)
+    server.script(*[counts("It exceeds the context window.")] * 10)
     turns = _conversation(20, 400)
     told = asking.ask(turns)
     assert told.text == "".join(REPLY)
@@ -99,7 +95,7 @@ def test_words_without_figures_lose_half_each_time(server: Server, asking: Askin
 
 
 def test_an_answer_is_asked_to_be_shorter_before_a_turn_is_lost(server: Server, asking: Asking) -> None:
-    server.script(*[_counts(WORDS["vllm"])] * 10)
+    server.script(*[counts(WORDS["vllm"])] * 10)
     turns = _conversation(3, 400)
     told = asking.ask(turns, sampling=Sampling(max_tokens=900))
     assert told.begun.dropped_turns == 0
@@ -110,7 +106,7 @@ def test_an_answer_is_asked_to_be_shorter_before_a_turn_is_lost(server: Server, 
 def test_a_message_that_does_not_fit_by_itself_is_told_as_one_that_is_too_long_here(
     server: Server, asking: Asking, words: str
 ) -> None:
-    server.script(*[_counts(words)] * 20)
+    server.script(*[counts(words)] * 20)
     told = asking.ask([*_conversation(2, 40), Turn("assistant", "Yes?"), Turn("user", "x" * 8000)])
     assert told.end is not None
     assert told.end.code == "context_exceeded"
@@ -124,7 +120,7 @@ def test_what_could_never_fit_is_not_even_sent(server: Server, elsewhere: Callab
     assert sum(len(turn["content"]) for turn in server.asked[0].body["messages"]) <= 8000
 
 
-def test_the_shorter_context_of_catalog_and_server_counts(server: Server, elsewhere: Callable[..., Asking]) -> None:
+def test_the_shorter_context_of_catalog_and_servercounts(server: Server, elsewhere: Callable[..., Asking]) -> None:
     server.context_length = 2000
     assert elsewhere(context_length=4096).model.context_length == 2000
     assert elsewhere(context_length=1000).model.context_length == 1000

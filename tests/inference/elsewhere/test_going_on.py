@@ -56,8 +56,18 @@ def test_what_follows_is_the_answer_even_if_the_server_takes_it_for_a_thought(se
         await exchange.finish()
 
     server.script(thinks)
-    told = asking.ask(resumed=Resumed(text="Once upon", reasoning="Hm.", tokens=5))
+    told = asking.ask(resumed=Resumed(text="Once upon", reasoning="Hm.", tokens=8))
     assert (told.text, told.reasoning) == (" a time.", "")
+    assert told.end is not None
+    # The text has 9 of the 12 characters of these 8 tokens, and is all of them that the server's prompt holds.
+    assert told.end.prompt_tokens == PROMPT_TOKENS - 6
+
+
+def test_whitespace_alone_is_no_beginning_to_go_on_with(server: Server, asking: Asking) -> None:
+    server.script(says("\n\n", "Once", thoughts=["Hm."]))
+    told = asking.ask(resumed=Resumed(text="\n", tokens=1))
+    assert server.asked[0].body["messages"] == [{"role": "user", "content": "Hello"}]
+    assert (told.reasoning, told.text) == ("Hm.", "\nOnce")
 
 
 @pytest.mark.parametrize("owner", ["openai", "", "llamacpp"])
@@ -75,6 +85,7 @@ def test_a_server_that_would_begin_again_is_not_asked(
     ("owner", "reasons", "resumed"),
     [
         ("vllm", True, Resumed(reasoning="Hm", tokens=1)),
+        ("vllm", True, Resumed(text="\n\n", reasoning="Hm.", tokens=3)),
         ("sglang", True, HALF),
         ("sglang", False, Resumed(text="Once", reasoning="Hm", tokens=2)),
     ],

@@ -65,6 +65,11 @@ def test_an_address_that_lists_no_models_is_not_ready(server: Server, elsewhere:
     assert not elsewhere().model.ready
 
 
+def test_what_the_server_says_it_has_loaded_can_be_stored(server: Server, elsewhere: Callable[..., Asking]) -> None:
+    server.names = ["a\0b\ud800" + "c" * 500]
+    assert elsewhere().model.revision == "/weights/ab" + "c" * 109
+
+
 def test_it_tells_what_the_server_says_of_itself(server: Server, asking: Asking) -> None:
     assert (asking.model.revision, asking.model.device) == ("/weights/org/large", "elsewhere")
     assert asking.model.load().kv_share == 0.0
