@@ -28,7 +28,7 @@ TEXTS = ("ARCHITECTURE.md", "README.md", "docs/protocol.md", "docs/models.md")
 def main(folder: str, threads: str, most_streams: str, prompt_tokens: str) -> None:
     set_threads(int(threads))
     loaded = replace(load(Path(folder), device="cpu", dtype="bfloat16"), eos_ids=frozenset())
-    prompts = _prompts(loaded, int(most_streams), int(prompt_tokens))
+    prompts = prompts_of(loaded, int(most_streams), int(prompt_tokens))
     engine = Engine(loaded, slots=int(most_streams))
     answer({"prompts": prompts, "flags": _flags()})
     for question in questions():
@@ -54,7 +54,7 @@ def run(engine: Engine, prompts: list[list[int]], *, streams: int, new_tokens: i
     return {"ids": ids, "times": times}
 
 
-def _prompts(loaded: LoadedModel, count: int, length: int) -> list[list[int]]:
+def prompts_of(loaded: LoadedModel, count: int, length: int) -> list[list[int]]:
     """Neighbouring pieces of the project's own texts."""
     text = "\n".join((ROOT / name).read_text() for name in TEXTS)
     ids = loaded.tokenizer.encode(text, add_special_tokens=False)

@@ -183,8 +183,10 @@ def outgoing(generation: uuid.UUID, item: Followed) -> msgspec.Struct:
             return StartedFrame(generation=generation, id=str(at), prompt_tokens=tokens, dropped_messages=dropped)
         case Snapshot(id=at, text=text, reasoning=reasoning):
             return Replace(generation=generation, id=str(at), text=text, reasoning=reasoning)
-        case Queued(position=position):
-            return QueuedFrame(generation=generation, position=position)
+        case Queued(position=position, eta_s=eta_s):
+            return QueuedFrame(
+                generation=generation, position=position, eta_s=None if eta_s is None else round(eta_s, 1)
+            )
         case Ended(generation=row):
             return _done(row)
 

@@ -36,6 +36,7 @@ class GenerationResource(msgspec.Struct, frozen=True):
     ttft_ms: int | None
     tokens_per_s: float | None
     dropped_messages: int
+    reasoning: str
 
 
 class MessageResource(msgspec.Struct, frozen=True):
@@ -138,6 +139,7 @@ def _generation(row: Generation) -> GenerationResource:
         ttft_ms=row.ttft_ms,
         tokens_per_s=row.tokens_per_s,
         dropped_messages=row.dropped_messages,
+        reasoning=row.reasoning,
     )
 
 

@@ -68,6 +68,15 @@ class Environment:
             )
         return value
 
+    def secret(self, name: str) -> str:
+        """A key that goes into an HTTP header; an empty string where the variable is not set."""
+        value = self.text(name)
+        if not all("!" <= character <= "~" for character in value):
+            raise ImproperlyConfigured(
+                f"{name} holds characters that no key has: spaces, line ends or letters beyond ASCII."
+            )
+        return value
+
     def origins(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
         """Full web origins, such as https://chat.example.org, separated by commas."""
         values = self.words(name, default)

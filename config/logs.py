@@ -35,6 +35,8 @@ FIELDS = (
     "tokens_per_s",
     "count",
     "device",
+    "share",
+    "reason",
 )
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 

@@ -232,6 +232,7 @@ QUEUE_LIMIT = ENV.integer("QUEUE_LIMIT", 200, least=1, most=100_000)
 ACTIVE_LIMIT = ENV.integer("ACTIVE_LIMIT", 4, least=1, most=1000)
 WORKER_SLOTS = ENV.integer("WORKER_SLOTS", 32, least=1, most=512)
 WORKER_THREADS = ENV.integer("WORKER_THREADS", 0, least=0, most=1024)
+ELSEWHERE_API_KEY = ENV.secret("ELSEWHERE_API_KEY")
 WORKER_PACE_MS = ENV.integer("WORKER_PACE_MS", 0, least=0, most=10_000)
 GUEST_RETENTION_DAYS = ENV.integer("GUEST_RETENTION_DAYS", 30, least=1, most=3650)
 
@@ -257,6 +258,8 @@ LOGGING = {
         "django.channels.server": {"level": "ERROR"},
         "daphne": {"level": "WARNING"},
         "httpx": {"level": "WARNING"},
+        "httpx2": {"level": "WARNING"},
+        "httpcore2": {"level": "WARNING"},
         "apscheduler": {"level": "WARNING"},
         "celery": {"level": "WARNING"},
         "psycopg.pool": {"level": "ERROR"},

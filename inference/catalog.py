@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -87,9 +88,10 @@ class PathSource(Struct, frozen=True):
 
 
 class OpenAISource(Struct, frozen=True):
-    """An engine that runs elsewhere and speaks the OpenAI API."""
+    """An engine that runs elsewhere and speaks the OpenAI API at `url`; `model` is its name there, "" for the first."""
 
     url: str
+    model: str = ""
 
 
 Source = HubSource | PypiSource | PathSource | OpenAISource
@@ -175,10 +177,12 @@ def parse_source(text: str) -> Source:
         return PypiSource(match[1], match[2], match[3])
     if kind == "path" and rest:
         return PathSource(Path(rest))
-    if kind == "openai" and re.fullmatch(r"https?://[^\s/]+(/\S*)?", rest):
-        return OpenAISource(rest.rstrip("/"))
+    # No credentials: the catalog is shown and logged. `@` and `?` have no other place in such an address.
+    if kind == "openai" and (match := re.fullmatch(r"(https?://[^\s/@?#]+(?:/[^\s@?#]*)?)(?:#(\S+))?", rest)):
+        urlsplit(match[1]).port  # noqa: B018 - it raises ValueError for a port or an address that is none
+        return OpenAISource(match[1].rstrip("/"), match[2] or "")
     raise ValueError(
-        f"{text!r} is none of hub:org/name@revision, pypi:package==version#file.gguf, path:FOLDER and openai:URL"
+        f"{text!r} is none of hub:org/name@revision, pypi:package==version#file.gguf, path:FOLDER and openai:URL#name"
     )
 
 

@@ -133,6 +133,27 @@ class EngineFailed(GenerationError):
     sentence = "The model failed while it was answering. What it wrote is kept; try again."
 
 
+class ModelUnreachable(GenerationError):
+    code, status = "model_unreachable", 503
+    sentence = (
+        "The machine that runs this model does not answer. Your message is kept; try again in a minute, or choose "
+        "another model."
+    )
+
+
+class ModelBusy(GenerationError):
+    code, status = "model_busy", 503
+    sentence = "The model has more to answer than it can take. Your message is kept; try again in a minute."
+
+
+class ModelRefused(GenerationError):
+    code, status = "model_refused", 502
+    sentence = (
+        "The machine that runs this model did not take the request. Your message is kept; choose another model, or "
+        "tell whoever runs this site."
+    )
+
+
 class WorkerLost(GenerationError):
     code = "worker_lost"
     sentence = "The machine that was answering stopped. What it wrote is kept; try again."

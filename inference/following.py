@@ -14,8 +14,7 @@ from functools import partial
 
 from redis.exceptions import RedisError
 
-from inference import stream
-from inference.generations import queue_position
+from inference import stream, waits
 from inference.models import Generation
 from inference.reader import Feed, readers
 from inference.stream import START, Event, EventId, Kind
@@ -30,9 +29,10 @@ RETRY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """Still waiting; position 1 is next."""
+    """Still waiting; position 1 is next. eta_s is None where no wait can be told yet."""
 
     position: int
+    eta_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +129,19 @@ async def _live(generation: Generation, feed: Feed, cursor: EventId) -> AsyncIte
             cursor = saved(generation)
             yield Snapshot(cursor, generation.text, generation.reasoning)
             continue
-        if generation.state == Generation.State.QUEUED:
-            yield Queued(await on_thread(partial(queue_position, generation)))
+        for waiting in await _waiting(generation):
+            yield waiting
         if fresh:
             # A gap, and the next save that closes it is less than a second away.
             await asyncio.sleep(RETRY_S)
+
+
+async def _waiting(generation: Generation) -> list[Queued]:
+    """What to tell of one that waits; nothing of any other."""
+    if generation.state != Generation.State.QUEUED:
+        return []
+    place = await on_thread(partial(waits.place_of, generation))
+    return [Queued(place.position, place.eta_s)] if place else []
 
 
 async def _rest(generation: Generation, cursor: EventId) -> AsyncIterator[Followed]:

@@ -16,13 +16,12 @@ from dataclasses import asdict, dataclass
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from accounts.models import User
-from inference import stream, tasks, workers
+from inference import history, stream, tasks, workers
 from inference.availability import catalog
 from inference.catalog import ModelSpec
 from inference.errors import IdempotencyConflict, NoWorker, QueueFull, TooManyActive, Unavailable, UnknownModel
@@ -80,7 +79,7 @@ def start(request: Request) -> Generation:
     Of a long conversation it keeps what the context could hold. Call it inside a transaction that has locked the
     owner's row, has asked `find`, and was admitted.
     """
-    turns, cut = _cut(request.turns, request.model.context_length * BYTES_PER_TOKEN)
+    turns, cut = history.cut(request.turns, request.model.context_length * BYTES_PER_TOKEN)
     generation = Generation.objects.create(
         owner=request.owner,
         door=request.door,
@@ -139,30 +138,6 @@ def cancel(generation: Generation) -> None:
             stream.tell_worker(generation.worker, "cancel", generation.pk)
     except (RedisError, stream.Fenced):
         log.warning("stop reached PostgreSQL only", extra={"generation": generation.pk})
-
-
-def queue_position(generation: Generation) -> int:
-    """1 for the next one of its model to be claimed. One query."""
-    ahead = Q(created_at__lt=generation.created_at) | Q(created_at=generation.created_at, pk__lt=generation.pk)
-    return Generation.objects.queued().filter(ahead, model=generation.model).count() + 1
-
-
-def _cut(turns: Sequence[Turn], room_bytes: int) -> tuple[Sequence[Turn], int]:
-    """The turns that fit into so many bytes, and how many of the oldest do not.
-
-    A leading system turn and the newest turn stay whatever their size; what stays between begins with a user turn.
-    """
-    head = turns[:1] if turns and turns[0].role == "system" else turns[:0]
-    body = turns[len(head) :]
-    first = max(len(body) - 1, 0)
-    room_bytes -= sum(len(turn.content.encode()) for turn in (*head, *body[first:]))
-    for place in range(first - 1, -1, -1):
-        room_bytes -= len(body[place].content.encode())
-        if room_bytes < 0:
-            break
-        if body[place].role == "user":
-            first = place
-    return [*head, *body[first:]], first
 
 
 def _sampling(spec: ModelSpec, options: Options) -> Sampling:

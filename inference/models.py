@@ -61,6 +61,9 @@ class GenerationQuerySet(models.QuerySet["Generation"]):
     def queued(self) -> GenerationQuerySet:
         return self.filter(state=Generation.State.QUEUED)
 
+    def running(self) -> GenerationQuerySet:
+        return self.filter(state=Generation.State.RUNNING)
+
     def claim(self, worker: str, *, model: str, door: str) -> Generation | None:
         """Take the oldest generation of a queue; None where none waits. One statement."""
         return self._take(

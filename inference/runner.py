@@ -18,7 +18,7 @@ from typing import TypeVar
 from django.db import DatabaseError, InterfaceError, connection
 from redis.exceptions import RedisError
 
-from inference import metrics, stream
+from inference import metrics, stream, waits
 from inference.answers import Answer
 from inference.errors import EngineFailed, WorkerLost
 from inference.host import Host
@@ -134,6 +134,7 @@ class Runner:
             answer.close()
             stream.tell_owner(row.owner_id, row.pk)
             metrics.observe(row)
+            waits.observe(row)
         except (RedisError, Fenced):
             log.warning("token log unreachable", extra={"generation": row.pk})
         _report(row)

@@ -2,6 +2,7 @@
 
 Celery brings the tasks and the warm shutdown; a bootstep loads the model after the pool and before the first task is
 taken. The pool is of threads, as many as the engine has slots: one process owns one device, and CUDA meets no fork.
+A model that an engine elsewhere runs is served in the same way, and no torch is loaded for it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import os
 import socket
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +20,8 @@ from celery.exceptions import SecurityWarning
 from django.conf import settings
 
 from inference import runner, workers
-from inference.catalog import ModelSpec
+from inference.catalog import ModelSpec, OpenAISource
+from inference.elsewhere.model import RemoteModel
 from inference.host import Host
 from inference.models import Generation
 from inference.served import Served
@@ -69,15 +72,38 @@ def serve(app: Celery, spec: ModelSpec, *, device: str) -> int:
 
 
 def _runner(name: str, spec: ModelSpec, device: str) -> runner.Runner:
-    with workers.announced_as_loading(name, spec.slug):
-        served = _local_model(spec, device)
+    served = _served(name, spec, device)
     started = runner.Runner(Host(name=name, model=spec.slug, served=served, slots=settings.WORKER_SLOTS))
     started.start()
-    log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": served.device})
     return started
 
 
-def _local_model(spec: ModelSpec, device: str) -> Served:
+def _served(name: str, spec: ModelSpec, device: str) -> Served:
+    if isinstance(spec.source, OpenAISource):
+        return RemoteModel(spec, api_key=settings.ELSEWHERE_API_KEY, connections=settings.WORKER_SLOTS)
+    with workers.announced_as_loading(name, spec.slug) as tell:
+        served = _local_model(spec, device, on_progress=_told(spec, tell))
+    log.info("model loaded", extra={"worker": name, "model": spec.slug, "device": served.device})
+    return served
+
+
+def _told(spec: ModelSpec, tell: Callable[[float], None]) -> Callable[[str, float], None]:
+    """What loading reports to: the picker with each step, the log with each tenth."""
+    logged = -1
+
+    def on_progress(phase: str, share: float) -> None:
+        nonlocal logged
+        if phase != "weights":
+            return
+        tell(share)
+        if int(10 * share) > logged:
+            logged = int(10 * share)
+            log.info("loading", extra={"model": spec.slug, "share": round(share, 2)})
+
+    return on_progress
+
+
+def _local_model(spec: ModelSpec, device: str, *, on_progress: Callable[[str, float], None]) -> Served:
     # torch and transformers take seconds to import; only a process that hosts a model pays for it.
     from inference.engine.engine import Engine
     from inference.engine.loading import load, set_threads
@@ -85,7 +111,7 @@ def _local_model(spec: ModelSpec, device: str) -> Served:
 
     set_threads(settings.WORKER_THREADS)
     folder: Path = directory(spec, settings.MODELS_DIR)
-    loaded = load(folder, device=device, dtype=spec.dtype, context_length=spec.context_length)
+    loaded = load(folder, device=device, dtype=spec.dtype, context_length=spec.context_length, on_progress=on_progress)
     engine = Engine(
         loaded,
         slots=settings.WORKER_SLOTS,

@@ -16,6 +16,7 @@ from django.conf import settings
 
 from config.embedded import die_with_parent
 from inference import workers
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "tiny"  # answers as fast as it can
@@ -23,6 +24,8 @@ SLOW = "tiny-slow"  # one token every 30 ms, so that there is a middle of an ans
 CROWD = "tiny-crowd"  # as slow, with a place for 32 at once
 NARROW = "tiny-narrow"  # a context of 256 tokens
 ABSENT = "tiny-absent"  # in the catalog, never started
+ELSEWHERE = "tiny-elsewhere"  # its engine is one that a test starts, at ELSEWHERE_PORT
+ELSEWHERE_PORT = free_port()
 PACE_MS = {SLOW: 30, CROWD: 30}
 SLOTS = {CROWD: 32}
 DEADLINE_S = 60.0
@@ -33,20 +36,21 @@ def write_catalog(path: Path, original: Path, tiny: Path) -> None:
     models = tomllib.loads(original.read_text())["model"]
     default = next(model for model in models if model.get("default"))
     contexts = {TINY: 0, SLOW: 0, CROWD: 0, NARROW: 256, ABSENT: 0}
-    rows = [_tiny_row(slug, tiny, context) for slug, context in contexts.items()]
+    rows = [_tiny_row(slug, f"path:{tiny}", context) for slug, context in contexts.items()]
+    rows.append(_tiny_row(ELSEWHERE, f"openai:http://127.0.0.1:{ELSEWHERE_PORT}/v1", 0))
     text = original.read_text().split("[[model]]")
     kept = next(part for part in text[1:] if f'slug = "{default["slug"]}"' in part)
     path.write_text("\n".join(rows) + "\n[[model]]" + kept.replace("default = true", ""))
 
 
-def _tiny_row(slug: str, folder: Path, context: int) -> str:
+def _tiny_row(slug: str, source: str, context: int) -> str:
     return f"""[[model]]
 slug = "{slug}"
 name = "{slug.replace("-", " ").title()}"
 maker = "Tests"
 description = "Knows a few answers by heart."
 licence = "Apache-2.0"
-source = "path:{folder}"
+source = "{source}"
 dtype = "float32"
 context_length = {context or 2048}
 prices = {{ prompt = 0, cached_prompt = 0, completion = 0 }}

@@ -19,6 +19,9 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 IMPLEMENTATION = "lambda_chat"
+# From so many requests on, two products for all of them are faster on a CPU than the fused kernel, which makes two
+# small ones for each head of each request: 0.66 ms a layer against 1.74 for 32 requests of 150 tokens, on one core.
+PRODUCTS_FROM = 4
 
 
 class Rule(NamedTuple):
@@ -127,21 +130,23 @@ def attend_batch(asked: Tensor, keys: Tensor, values: Tensor, mask: Tensor | Non
     count, key_heads = len(asked), keys.shape[2]
     grouped = asked.view(count, key_heads, -1, asked.shape[-1])
     seen, carried = keys.transpose(1, 2), values.transpose(1, 2)
-    if rule.plain:
+    if rule.plain and (count < PRODUCTS_FROM or keys.device.type != "cpu"):
         out = functional.scaled_dot_product_attention(grouped, seen, carried, attn_mask=mask, scale=rule.scaling)
     else:
         sinks = None if rule.sinks is None else rule.sinks.view(1, key_heads, -1, 1)
-        out = step_by_step(grouped, seen, carried, mask, rule._replace(sinks=sinks))
+        # A product copies what does not lie in one piece, and its own way of copying is the slower one.
+        out = step_by_step(grouped, seen.contiguous(), carried.contiguous(), mask, rule._replace(sinks=sinks))
     return out.reshape(count, asked.shape[1], -1)
 
 
 def step_by_step(asked: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
-    """Attention for what no fused kernel computes. Sinks broadcast to (B, heads, queries, 1)."""
-    scores = asked @ keys.transpose(-1, -2) * (rule.scaling if rule.scaling is not None else asked.shape[-1] ** -0.5)
+    """Attention by plain products, in float32 between them. Sinks broadcast to (B, heads, queries, 1)."""
+    scores = (asked @ keys.transpose(-1, -2)).float()
+    scores *= rule.scaling if rule.scaling is not None else asked.shape[-1] ** -0.5
     if rule.softcap is not None:
         scores = torch.tanh(scores / rule.softcap) * rule.softcap
     if mask is not None:
-        scores = scores + mask
+        scores += mask
     if rule.sinks is not None:
         scores = torch.cat([scores, rule.sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)], dim=-1)
     weights = scores.softmax(dim=-1, dtype=torch.float32)[..., : keys.shape[-2]]

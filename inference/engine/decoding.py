@@ -116,23 +116,24 @@ class _Step:
         self._inputs.copy_(to_device(torch.tensor(padded).t().contiguous(), self._inputs.device), non_blocking=True)
         if self._graph is None or self._logits is None:
             return self._read()
-        self._graph.replay()
+        with torch.cuda.device(self._inputs.device):
+            self._graph.replay()
         return self._logits
 
     def capture(self, pool: Any) -> None:
         """Make run() a replay. The tokens that happen to be in the buffers are read, which does no harm: their keys and
         values are written where they belong."""
-        device = self._inputs.device
-        aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
-                self._read()
-        torch.cuda.current_stream(device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        # Other threads of the process may use the device meanwhile.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            logits = self._read()
+        with torch.cuda.device(self._inputs.device):
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UPS):
+                    self._read()
+            torch.cuda.current_stream().wait_stream(aside)
+            # Other threads of the process may use the device meanwhile.
+            with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
+                logits = self._read()
         self._graph, self._logits = graph, logits
 
     def _read(self) -> Tensor:

@@ -5,8 +5,8 @@ Two ways to let decoding requests read a block pool, without a copy of it:
 - BY_TABLE: the kernel follows the block tables itself. In torch 2.12 and later, where the flash attention that is
   installed can (`block_table` of `torch.nn.attention.varlen.varlen_attn`).
 - BY_BLOCK: each block of each request is a sequence of its own, which the kernel finds by offset and length; the parts
-  are put together by their log-sum-exp. Any torch from 2.5 on. The work of a request is split in the same way whatever
-  its neighbours are, and also where one request alone would leave most of a GPU idle.
+  are put together by their log-sum-exp. Any torch from 2.5 on. A request is cut at the same places whatever its
+  neighbours are, and also where it alone would leave most of a GPU idle.
 
 What neither fits is gathered, and attended by torch's plain attention. Which of them a build and a GPU really have is
 found by trying (`trial`).

@@ -123,7 +123,7 @@ def _load_weights(checkpoint: Checkpoint, target: torch.device, dtype: torch.dty
             raise
         kind = f"quantised ({checkpoint.method})" if checkpoint.method else "not quantised"
         raise LoadError(f"{checkpoint.directory}, {kind}, cannot be loaded here: {error}") from error
-    if places and {"cpu", "disk"} & {str(place) for place in model.hf_device_map.values()}:
+    if places and {"cpu", "disk"} & {str(place) for place in getattr(model, "hf_device_map", {}).values()}:
         raise LoadError(f"{checkpoint.directory} does not fit on the GPUs: some layers are left over.")
     # What is missing would be random numbers.
     if missing := sorted(found["missing_keys"]):

@@ -58,7 +58,7 @@ class PagedCache:
         self._free_slots = list(range(slots))
         self._held: dict[int, _Held] = {}
         self._table = torch.full((slots + 1, self.width), SCRATCH_BLOCK, dtype=torch.int32)
-        self._tables = {device: self._table.to(device) for device in self.devices}
+        self._tables = {device: self._table.to(device, copy=True) for device in self.devices}
         self._changed = False
         heapify(self._free_slots)
 
@@ -82,7 +82,7 @@ class PagedCache:
         if self._changed:
             for device, table in self._tables.items():
                 # A copy, so that the transfer may still run when the next request changes the original.
-                source = self._table.clone() if device.type == "cpu" else self._table.pin_memory()
+                source = self._table.pin_memory() if device.type == "cuda" else self._table.clone()
                 table.copy_(source, non_blocking=True)
             self._changed = False
         return self._tables

@@ -236,7 +236,7 @@ def decode(
         out, sums = by_table(query, keys, values, requests.whole_tables, lengths=requests.lengths32, rule=rule)
         return out if rule.sinks is None else _with_sinks(out, sums, rule.sinks)
     columns = requests.tables.shape[1]
-    asked = query.repeat_interleave(columns, dim=0) if columns > 1 else query.contiguous()
+    asked = query.repeat_interleave(columns, dim=0) if columns > 1 else query
     out, sums = kernel(asked, keys.flatten(0, 1), values.flatten(0, 1), requests.spans, rule._replace(window=None))
     if columns == 1:
         return out if rule.sinks is None else _with_sinks(out, sums, rule.sinks)
@@ -246,8 +246,7 @@ def decode(
 
 def attend_prompts(new: Tokens, spans: Spans, rule: Rule, *, kernel: Flash = flash) -> Tensor:
     """(T, H, D) for the tokens of several prompts, each seeing its own keys up to itself."""
-    query, key, value = (tensor.contiguous() for tensor in new)
-    out, sums = kernel(query, key, value, spans, rule)
+    out, sums = kernel(new.query, new.key, new.value, spans, rule)
     return out if rule.sinks is None else _with_sinks(out, sums, rule.sinks)
 
 

@@ -33,6 +33,8 @@ log = logging.getLogger("engine")
 
 # Of the memory that is free once the weights are loaded, what keys and values may take.
 KV_SHARE = {"cpu": 0.5, "cuda": 0.9}
+# What a GPU must have left for a pass over so many tokens; a CPU finds that in its other half.
+ACTIVATION_TOKENS = 8192
 
 
 class CacheKind(StrEnum):
@@ -84,7 +86,7 @@ def passes(
         return Separate(loaded)
     if cache is CacheKind.AUTO:
         cache = CacheKind.SLOTS if loaded.device.type == "cpu" else CacheKind.PAGED
-    budget = kv_tokens or _budget(loaded, shapes)
+    budget = kv_tokens or _budget(loaded, shapes, slots)
     if cache is CacheKind.SLOTS:
         return Packed(loaded, InSlots(loaded, shapes, slots=slots, budget_tokens=budget))
     return Packed(loaded, InBlocks(loaded, shapes, slots=slots, budget_tokens=budget))
@@ -187,6 +189,9 @@ class Packed:
         self._device = loaded.device
         self._place = place
         self._cache = place.cache
+        # Where the last layer gives its output: only a CPU's indices are good for every device.
+        spread = len(getattr(loaded.model, "hf_device_map", None) or [0]) > 1
+        self._last_device = torch.device("cpu") if spread else loaded.device
 
     def admit(self, job: Row) -> int | None:
         return self._cache.admit(job)
@@ -228,7 +233,7 @@ class Packed:
             last[chunk] = len(ids) - 1
         wanted = [last[chunk] for chunk in chunks if chunk.samples]
         # Not every linear layer takes no rows at all: a step that samples nothing reads one line too many.
-        places = upload(wanted or [0], torch.int64, self._device)
+        places = upload(wanted or [0], torch.int64, self._last_device)
         return read_packed(self._model, upload(ids, torch.int64, self._device), layout, places)[: len(wanted)]
 
 
@@ -275,13 +280,29 @@ class Separate:
         return logits if chunk.samples else logits[:0]
 
 
-def _budget(loaded: LoadedModel, shapes: Sequence[LayerShape]) -> int:
+def _budget(loaded: LoadedModel, shapes: Sequence[LayerShape], slots: int) -> int:
     """How many tokens' keys and values fit into what is free: on each device, those of its own layers."""
     budgets = []
     for device in {shape.device for shape in shapes}:
         token_bytes = sum(shape.bytes(loaded.dtype) for shape in shapes if shape.device == device)
-        budgets.append(int(KV_SHARE[device.type] * _free_bytes(device)) // token_bytes)
+        free = _free_bytes(device)
+        room = KV_SHARE[device.type] * free
+        if device.type == "cuda":
+            room = max(min(room, free - _activation_bytes(loaded, slots)), free / 4)
+        budgets.append(int(room) // token_bytes)
     return min(budgets)
+
+
+def _activation_bytes(loaded: LoadedModel, slots: int) -> int:
+    """What a pass and the sampling after it take beside keys and values, generously: the widest layer's numbers several
+    times over for each token, and four copies of the logits in float32."""
+    config = loaded.model.config.get_text_config()
+    widths = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    widest = max(widths) if isinstance(widths, list) else widths
+    chosen = getattr(config, "num_experts_per_tok", None) or 0
+    widest = max(widest, chosen * (getattr(config, "moe_intermediate_size", None) or widest))
+    passed = ACTIVATION_TOKENS * loaded.dtype.itemsize * (8 * config.hidden_size + 4 * widest)
+    return int(passed + 16 * slots * config.vocab_size)
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -108,13 +108,13 @@ class Checkpoint:
 
 
 def device_map(needed: int, free: Sequence[int], gpus: Sequence[int]) -> dict[str, Any]:
-    """Arguments for from_pretrained that lay `needed` bytes on the first of these GPUs, or over all of them.
+    """Arguments for from_pretrained that lay `needed` bytes on the emptiest of these GPUs, or over all of them.
 
     free: the free bytes of each. Raises LoadError where they are too little.
     """
     room = [int(WEIGHTS_SHARE * each) for each in free]
-    if needed <= room[0]:
-        return {"device_map": {"": torch.device("cuda", gpus[0])}}
+    if needed <= max(room):
+        return {"device_map": {"": torch.device("cuda", gpus[room.index(max(room))])}}
     if needed > sum(room):
         have = "the GPU has" if len(gpus) == 1 else f"the {len(gpus)} GPUs together have"
         raise LoadError(

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from inference.engine.attention import Rule, Segment, additive, attend_batch, attend_chunk, chunk_mask
 
-# What one more call of the attention kernel costs, in tokens of padded keys and values that could be read instead.
-CALL_COST_TOKENS = 96
+# What one more group costs, in tokens of padded keys and values that could be read instead.
+CALL_COST_TOKENS = 384
 
 
 class Storage(Protocol):

@@ -191,13 +191,14 @@ class SlotCache:
 
 
 class _Layer:
-    """The two tensors of a layer. On CPU their pages come from the system when they are first written, zeroed, and go
-    back when a slot is emptied: slots of the whole context's length cost only what they hold."""
+    """The two tensors of a layer. In memory a head's tokens lie side by side, so that a kernel reads them in one go;
+    the dimensions stand as (slots, length, heads, width). On CPU their pages come from the system when they are first
+    written, zeroed, and go back when a slot is emptied: slots of the whole context's length cost what they hold."""
 
     def __init__(self, shape: LayerShape, slots: int, length: int, dtype: torch.dtype) -> None:
         self._memory: list[tuple[mmap.mmap, int]] = []
-        self.keys = self._tensor((slots, length, shape.heads, shape.key_width), shape.device, dtype)
-        self.values = self._tensor((slots, length, shape.heads, shape.value_width), shape.device, dtype)
+        self.keys = self._tensor((slots, shape.heads, length, shape.key_width), shape.device, dtype).transpose(1, 2)
+        self.values = self._tensor((slots, shape.heads, length, shape.value_width), shape.device, dtype).transpose(1, 2)
 
     def scrub(self, slot: int) -> None:
         """Zero a slot. A masked key counts nothing, but zero times what is not finite is not finite."""

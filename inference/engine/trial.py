@@ -69,8 +69,9 @@ class _Trial:
         self._size = block_tokens
         size = (3 * each + 1, block_tokens, shape.heads, shape.key_width)
         self._keys, self._values = (torch.randn(size, generator=chance).to(device, dtype) for _ in range(2))
-        asked = torch.randn(self.PROMPT.count, shape.query_heads, shape.key_width, generator=chance)
-        self._query = asked.to(device, dtype)
+        # Heads first in memory, as modelling code leaves them.
+        asked = torch.randn(shape.query_heads, self.PROMPT.count, shape.key_width, generator=chance)
+        self._query = asked.to(device, dtype).transpose(0, 1)
         self._sinks = torch.randn(shape.query_heads, generator=chance).to(device)
 
     def difference(self, way: Way) -> float:

@@ -14,7 +14,6 @@ from accounts.models import User
 from chat.models import Conversation
 from inference import generations
 from inference.models import Generation
-from inference.types import Turn
 from tests.browser_client import Guest
 from tests.rows import queued
 from tests.stack import NARROW, TINY, Stack
@@ -141,13 +140,6 @@ def test_what_no_context_could_hold_is_not_even_stored_with_the_prompt_and_count
     started = next(frame for frame in answer.frames if frame["type"] == "started")
     assert started["dropped_messages"] == answer.done["dropped_messages"] == row.dropped_messages == 12
     assert answer.text == REPLIES[HELLO]
-
-
-def test_a_newest_message_of_any_size_and_the_system_turn_are_never_cut() -> None:
-    system, long = Turn("system", "s" * 100), Turn("user", "u" * 100)
-    assert generations._cut([system, Turn("user", "a"), Turn("assistant", "b"), long], 10) == ([system, long], 2)
-    assert generations._cut([long], 10) == ([long], 0)
-    assert generations._cut([system, long], 1000) == ([system, long], 0)
 
 
 def test_a_branch_is_read_without_the_prompts_and_token_ids_of_its_answers(owner: User) -> None:

@@ -13,8 +13,9 @@ from django.utils import timezone
 
 from accounts.guests import ensure_owner
 from chat.models import Conversation, title_of
+from inference.models import Generation
 from tests.browser_client import Guest
-from tests.rows import queued
+from tests.rows import HandWorker, queued
 from tests.stack import ABSENT, TINY, Stack
 from tests.tiny.replies import HELLO, REPLIES
 
@@ -183,3 +184,12 @@ def test_the_admin_shows_no_text_of_anybody(database: None, owner: object) -> No
 )
 def test_a_title_is_the_first_line_cut_at_a_word(content: str, title: str) -> None:
     assert title_of(content) == title
+
+
+def test_what_a_model_thought_is_there_after_a_reload(guest: Guest) -> None:
+    worker = HandWorker(queued(ensure_owner(guest.http.cookies["sessionid"])))
+    worker.write("the answer")
+    worker.finish()
+    Generation.objects.filter(pk=worker.generation.pk).update(reasoning="a thought")
+    answer = guest.conversation(str(worker.generation.message.conversation_id))["messages"][-1]
+    assert (answer["text"], answer["generation"]["reasoning"]) == ("the answer", "a thought")

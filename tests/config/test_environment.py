@@ -26,6 +26,7 @@ BAD = {
     "ORIGINS": ["chat.example.org", "https://chat.example.org/path", "ftp://x"],
     "SECRET_KEY": ["short"],
     "QUEUE_LIMIT": ["-1"],
+    "ELSEWHERE_API_KEY": ["two words", "ключ"],
 }
 
 

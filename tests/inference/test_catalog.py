@@ -105,6 +105,7 @@ def test_another_source_is_another_folder(tmp_path: Path) -> None:
         ("pypi:pack-age==1.2#a/b.gguf", PypiSource("pack-age", "1.2", "a/b.gguf")),
         ("path:/srv/model", PathSource(Path("/srv/model"))),
         ("openai:https://host:8000/v1/", OpenAISource("https://host:8000/v1")),
+        ("openai:http://[::1]:8000/v1#org/name", OpenAISource("http://[::1]:8000/v1", "org/name")),
     ],
 )
 def test_each_kind_of_source_is_understood(text: str, source: object) -> None:
@@ -149,6 +150,9 @@ def test_a_relative_path_is_meant_from_the_file_s_folder(tmp_path: Path) -> None
         ("hub:org/name@main", "hub:../name@main@x", "key 'source'"),
         ("hub:org/name@main", "ftp:host", "key 'source'"),
         ("hub:org/name@main", "openai:host/v1", "key 'source'"),
+        ("hub:org/name@main", "openai:http://me:secret@host/v1", "key 'source'"),
+        ("hub:org/name@main", "openai:http://host/v1?key=secret", "key 'source'"),
+        ("hub:org/name@main", "openai:http://host:99999/v1", "key 'source'"),
         ("hub:org/name@main", "path:", "key 'source'"),
         ("[[model]]", "[[modle]]", "models.toml has an unknown table 'modle'"),
         ("[[model]]", "[[model", "models.toml is not TOML"),

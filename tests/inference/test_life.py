@@ -123,10 +123,3 @@ def test_the_database_itself_keeps_one_generation_per_key(owner: User) -> None:
             request_hash=b"",
         )
     generations.cancel(first)
-
-
-def test_the_queue_position_counts_those_before_in_the_same_models_queue(owner: User) -> None:
-    one, two = queued(owner, model="a-model-of-its-own"), queued(owner, model="a-model-of-its-own")
-    assert (generations.queue_position(one), generations.queue_position(two)) == (1, 2)
-    for generation in (one, two):
-        generations.cancel(generation)

@@ -55,6 +55,13 @@ def test_each_worker_is_a_line_with_its_load(stack: Stack) -> None:
     workers.retire(announced.worker)
 
 
+def test_the_log_tells_how_far_a_model_has_come_and_where_it_went(stack: Stack) -> None:
+    stack.worker(TINY)
+    lines = [line for line in stack.log_path(TINY).read_text().splitlines() if f"model={TINY}" in line]
+    assert any("loading" in line and "share=1.0" in line for line in lines)
+    assert any("model loaded" in line and "device=cpu" in line for line in lines)
+
+
 def test_scripts_get_one_object_a_line(stack: Stack) -> None:
     stack.worker(TINY)
     rows = [json.loads(line) for line in _said("--json").splitlines()]

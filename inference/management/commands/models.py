@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from time import monotonic
@@ -12,6 +13,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from inference import catalog, weights
 from inference.catalog import ModelSpec, OpenAISource
+from inference.elsewhere.faults import Fault, Refused
+from inference.elsewhere.upstream import look
 from inference.engine import revision
 
 BAR_WIDTH = 30
@@ -30,7 +33,9 @@ class Command(BaseCommand):
         actions.add_parser("list", help="every declared model and whether its weights are here")
         pull = actions.add_parser("pull", help="fetch a model's weights; does nothing where they are here")
         pull.add_argument("slug", nargs="?", help="the default model if left out")
-        actions.add_parser("check", help="read the catalog and each fetched model's files; status 1 on a fault")
+        actions.add_parser(
+            "check", help="read the catalog and each fetched model's files, ask engines elsewhere; status 1 on a fault"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the subcommand; domain errors become one sentence."""
@@ -70,9 +75,10 @@ class Command(BaseCommand):
             raise CommandError(f"{faults} of {len(declared)} models cannot be run as declared.")
 
     def _state(self, spec: ModelSpec) -> tuple[bool, str]:
-        """Whether it is a fault, and a sentence. A model that was not fetched is none, unless it is the default."""
+        """Whether it is a fault, and a sentence. A model that was not fetched, or whose engine elsewhere is away, is
+        none, unless it is the default."""
         if isinstance(spec.source, OpenAISource):
-            return False, "declared with an engine elsewhere, which is not supported yet: no worker can run it."
+            return _state_elsewhere(spec, spec.source)
         folder = weights.directory(spec, settings.MODELS_DIR)
         if not weights.is_ready(spec, settings.MODELS_DIR):
             return spec.default, f"not fetched; `manage.py models pull {spec.slug}` does that."
@@ -91,6 +97,20 @@ class Command(BaseCommand):
         except LoadError as error:
             return True, str(error)
         return False, f"{ready}; its requests are read one by one: {reason}." if reason else f"{ready}."
+
+
+def _state_elsewhere(spec: ModelSpec, source: OpenAISource) -> tuple[bool, str]:
+    where = f"the engine elsewhere at {source.url}"
+    try:
+        listed = asyncio.run(look(source, api_key=settings.ELSEWHERE_API_KEY))
+    except Refused as fault:
+        return True, f"{where} answers, but not as it should: {fault}"
+    except Fault as fault:
+        return spec.default, f"{where} is not reachable now: {fault}"
+    if listed.context_length is not None and listed.context_length < spec.context_length:
+        told = f"but {where} has only {listed.context_length}"
+        return True, f"declared with a context of {spec.context_length} tokens, {told}."
+    return False, f"reachable, {where} answers with {listed.name}."
 
 
 class ProgressBar:

@@ -1,7 +1,7 @@
 // An answer: who gives it, what is known while it is awaited, its text, and how it ended.
 
 import { cloneTemplate, part, setText } from "../helpers/elements.js";
-import { count, formatFigures, ordinal } from "../helpers/format.js";
+import { count, formatFigures, formatWait, ordinal } from "../helpers/format.js";
 import { RichText } from "./rich_text.js";
 
 const TRY_AGAIN = new Set(["failed", "interrupted"]);
@@ -61,12 +61,12 @@ export class AssistantMessage {
   }
 
   #updateWaiting(generation) {
-    const { state, position, text, final, stopping } = generation;
+    const { state, position, etaS, text, final, stopping } = generation;
     const isWaiting = !final && text === "";
     this.#part("waiting").hidden = !isWaiting;
     let sentence = "";
     if (stopping) sentence = "Stopping…";
-    else if (state === "queued" && position !== null) sentence = placeInLine(position);
+    else if (state === "queued" && position !== null) sentence = placeInLine(position, etaS);
     setText(this.#part("waiting-text"), sentence);
     this.element.ariaBusy = String(!final);
   }
@@ -95,8 +95,9 @@ function droppedSentence(dropped) {
   return `The ${what} into this model’s context and ${dropped === 1 ? "was" : "were"} left out.`;
 }
 
-function placeInLine(position) {
-  return position === 1 ? "Next in line" : `${ordinal(position)} in line`;
+function placeInLine(position, etaS) {
+  const place = position === 1 ? "Next in line" : `${ordinal(position)} in line`;
+  return etaS === null ? place : `${place}, ${formatWait(etaS)}`;
 }
 
 function outcomeSentence({ state, error, finishReason, text }) {

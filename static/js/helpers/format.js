@@ -33,6 +33,14 @@ export function formatFigures({ usage, tokensPerS, ttftMs }) {
   return figures.join(" · ");
 }
 
+/** How long until something begins, no more exact than an estimate is: 0.4 -> "any moment", 23 -> "about 25 s". */
+export function formatWait(seconds) {
+  if (seconds < 2) return "any moment";
+  if (seconds < 10) return `about ${Math.round(seconds)} s`;
+  if (seconds < 57.5) return `about ${5 * Math.round(seconds / 5)} s`;
+  return `about ${Math.round(seconds / 60)} min`;
+}
+
 /** (1, "token") -> "1 token", (218, "token") -> "218 tokens". */
 export function count(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;

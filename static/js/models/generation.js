@@ -14,6 +14,8 @@ export class Generation {
   /** The id of the last event that `text` and `reasoning` hold; null before the first. */
   cursor = null;
   position = null;
+  /** Seconds until it begins, as the server estimates; null where it cannot. */
+  etaS = null;
   finishReason = null;
   error = null;
   usage = null;
@@ -39,6 +41,7 @@ export class Generation {
     this.model = stored.model;
     this.modelName = stored.model_name;
     this.text = text;
+    this.reasoning = stored.reasoning;
     this.cursor = stored.cursor;
     this.droppedMessages = stored.dropped_messages;
     this.#takeOutcome(stored);
@@ -67,8 +70,9 @@ export class Generation {
   }
 
   #queue(frame) {
-    if (this.state !== "queued" || this.position === frame.position) return false;
+    if (this.state !== "queued" || (this.position === frame.position && this.etaS === frame.eta_s)) return false;
     this.position = frame.position;
+    this.etaS = frame.eta_s;
     return true;
   }
 

@@ -14,9 +14,11 @@ from transformers import PreTrainedModel
 from inference.engine import trial
 from inference.engine.attention import Segment
 from inference.engine.decoding import Decoder, Token, rungs
+from inference.engine.kernels import Way
 from inference.engine.paged import PagedCache
 from inference.engine.paged_attention import PagedPass
 from inference.engine.probing import read_packed, shapes_of
+from inference.engine.slots import LayerShape
 from tests.inference.engine.test_architectures import PACKED, random_model
 
 CPU = torch.device("cpu")
@@ -112,6 +114,34 @@ def test_a_step_asks_the_host_for_nothing(kind: str, stage: Callable[[str], Stag
         staged.decoder.read(staged.tokens())
     assert len(watch.seen) > 10
     assert not watch.seen & ASKING
+
+
+@pytest.mark.parametrize("way", [Way.BY_BLOCK, Way.BY_TABLE])
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3_moe", "mistral", "gpt_oss", "gemma2"])
+@torch.inference_mode()
+def test_whole_passes_take_the_ways_of_a_gpu(kind: str, way: Way) -> None:
+    """On the meta device, where nothing is computed: calls and shapes are checked, and whoever reads a number fails."""
+    meta, half = torch.device("meta"), torch.bfloat16
+    model = random_model(kind, **PACKED[kind]).to(half).to(meta)
+    shapes = shapes_of_meta(model)
+    cache = PagedCache(shapes, slots=6, length=64, budget_tokens=400, dtype=half, block_tokens=SIZE)
+    decoder = Decoder(model, cache, [way] * len(shapes), slots=6)
+    assert decoder.read([Token(5, 30, 0), Token(6, 3, 1), Token(7, 9, 4)]).shape == (3, 300)
+    starts = [(0, 0), (0, 9)]  # prompts read from their beginning, and gone on with
+    for first, second in starts:
+        chunks = [Segment(2, first, 7), Segment(3, second, 4)]
+        places = torch.empty(2 + 7 + 4, dtype=torch.int64, device=meta)
+        layout = PagedPass(
+            cache, [way] * len(shapes), positions=places, slots=places, singles=2, blocks=3, chunks=chunks
+        )
+        assert read_packed(model, places, layout, places[:4]).shape == (4, 300)
+
+
+def shapes_of_meta(model: PreTrainedModel) -> list[LayerShape]:
+    config = model.config
+    width, heads = config.head_dim, config.num_attention_heads
+    shape = LayerShape(config.num_key_value_heads, width, width, torch.device("meta"), heads)
+    return [shape] * int(config.num_hidden_layers)
 
 
 @pytest.mark.parametrize(

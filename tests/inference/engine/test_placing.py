@@ -45,7 +45,7 @@ def test_a_model_that_fits_lies_on_one_gpu_and_a_larger_one_on_all() -> None:
     assert one == {"device_map": {"": torch.device("cuda", 0)}}
     assert all_of_them["device_map"] == "auto"
     assert all_of_them["max_memory"] == {0: 68 * GB, 1: 68 * GB}
-    assert device_map(GB, [80 * GB], [3]) == {"device_map": {"": torch.device("cuda", 3)}}
+    assert device_map(GB, [20 * GB, 80 * GB], [2, 3]) == {"device_map": {"": torch.device("cuda", 3)}}
 
 
 @pytest.mark.parametrize(
