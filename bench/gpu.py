@@ -141,7 +141,7 @@ def _decoding(
         if streams == max(sizes.streams):
             _line("waits for the device, a step", _waits(engine, device, sizes.steps))
         for handle in handles:
-            engine.abort(handle)
+            handle.cancel()
         engine.step()
         _start(engine, model, streams, sizes, USUAL)
         _line(f"  sampled: {_named(USUAL)}", f"{streams / _steps(engine, device, sizes.steps):,.0f} tokens/s")

@@ -64,7 +64,7 @@ def _limits() -> Limits:
 
 def _shapes(model: nn.Module) -> list[tuple[int, int]]:
     """(out, in) of each linear, in the order of the modules."""
-    return [tuple(module.weight.shape) for module in model.modules() if type(module) is nn.Linear]
+    return [(module.out_features, module.in_features) for module in model.modules() if type(module) is nn.Linear]
 
 
 def _kernels(shapes: Sequence[tuple[int, int]]) -> None:
@@ -125,7 +125,7 @@ def _agreement(models: dict[str, PreTrainedModel], exact: PreTrainedModel, token
 
 def _windows(tokenizer: PreTrainedTokenizerFast, text: str) -> list[Tensor]:
     ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
-    return [window for window in ids.split(WINDOW_TOKENS, dim=1)[:16] if window.shape[1] > 1]
+    return [window for window in torch.split(ids, WINDOW_TOKENS, dim=1)[:16] if window.shape[1] > 1]
 
 
 def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[Tensor]:

@@ -114,6 +114,10 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             case frames.Follow(generation=generation, after=after):
                 await on_thread(lambda: conversations.generation_of(self._current_owner(), generation))
                 self._follow(generation, EventId.parse(after) if after else None)
+            case frames.Move(generation=generation, model=model):
+                await on_thread(
+                    lambda: generations.move(conversations.generation_of(self._current_owner(), generation), model)
+                )
             case frames.StopFrame(generation=generation):
                 await on_thread(
                     lambda: generations.cancel(conversations.generation_of(self._current_owner(), generation))

@@ -72,12 +72,17 @@ class StopFrame(_Frame, frozen=True, tag="stop"):
     seen: EventIdText | None = None
 
 
+class Move(_Frame, frozen=True, tag="move"):
+    generation: uuid.UUID
+    model: Slug
+
+
 class Ack(_Frame, frozen=True, tag="ack"):
     generation: uuid.UUID
     id: EventIdText
 
 
-ClientFrame = Send | Regenerate | Follow | StopFrame | Ack
+ClientFrame = Send | Regenerate | Follow | StopFrame | Move | Ack
 _decoder = msgspec.json.Decoder(ClientFrame)
 _encoder = msgspec.json.Encoder()
 

@@ -67,6 +67,7 @@ class ModelResource(msgspec.Struct, frozen=True):
     default: bool
     state: str
     loading: float | None
+    slots: int
     running: int
     waiting: int
 
@@ -164,6 +165,7 @@ def _model(listed: Listed) -> ModelResource:
         default=spec.default,
         state="ready" if listed.ready else "off" if listed.loading is None else "loading",
         loading=listed.loading,
+        slots=listed.slots,
         running=listed.running,
         waiting=listed.waiting,
     )

@@ -22,12 +22,14 @@ log = logging.getLogger("models")
 class Listed:
     """A model as the picker shows it. running and waiting count generations, on all its workers together.
 
-    loading is how far the first of them has come that is not ready, from 0 to 1; None where none is on its way.
+    slots counts the answers that its workers can write at once. loading is how far the first of them has come that is
+    not ready, from 0 to 1; None where none is on its way.
     """
 
     spec: ModelSpec
     ready: bool
     loading: float | None
+    slots: int
     running: int
     waiting: int
 
@@ -40,12 +42,13 @@ def catalog() -> Catalog:
 
 def listing() -> list[Listed]:
     """Every model in the file's order; none is ready while Redis does not answer. One query and four Redis calls."""
-    ready: set[str] = set()
+    slots: Counter[str] = Counter()
     loading: dict[str, float] = {}
     try:
-        ready = {worker.model for worker in workers.living()}
-        for worker in workers.loading():
-            loading[worker.model] = max(worker.share, loading.get(worker.model, 0.0))
+        for worker in workers.living():
+            slots[worker.model] += worker.slots
+        for coming in workers.loading():
+            loading[coming.model] = max(coming.share, loading.get(coming.model, 0.0))
     except RedisError:
         log.warning("Redis does not answer; every model is shown as not running")
     counts: Counter[tuple[str, str]] = Counter()
@@ -54,7 +57,8 @@ def listing() -> list[Listed]:
     return [
         Listed(
             spec=spec,
-            ready=spec.slug in ready,
+            ready=spec.slug in slots,
+            slots=slots[spec.slug],
             loading=loading.get(spec.slug),
             running=counts[spec.slug, Generation.State.RUNNING],
             waiting=counts[spec.slug, Generation.State.QUEUED],

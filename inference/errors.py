@@ -77,6 +77,11 @@ class IdempotencyConflict(Conflict):
     sentence = "That key was used for another request. Use a new key for a new request."
 
 
+class AlreadyStarted(Conflict):
+    code = "already_started"
+    sentence = "That answer has begun already, so it stays with its model."
+
+
 class AnswerInProgress(Conflict):
     code = "answer_in_progress"
     sentence = "The answer before this one is still being written. Wait for it, or stop it, and send again."

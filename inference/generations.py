@@ -24,7 +24,15 @@ from accounts.models import User
 from inference import history, stream, tasks, workers
 from inference.availability import catalog
 from inference.catalog import ModelSpec
-from inference.errors import IdempotencyConflict, NoWorker, QueueFull, TooManyActive, Unavailable, UnknownModel
+from inference.errors import (
+    AlreadyStarted,
+    IdempotencyConflict,
+    NoWorker,
+    QueueFull,
+    TooManyActive,
+    Unavailable,
+    UnknownModel,
+)
 from inference.models import Generation
 from inference.types import Sampling, Turn
 
@@ -100,21 +108,27 @@ def admit(owner: User, slug: str) -> ModelSpec:
 
     Raises UnknownModel, NoWorker, TooManyActive, QueueFull, or Unavailable where Redis does not answer.
     """
-    try:
-        spec = catalog().get(slug)
-    except KeyError:
-        raise UnknownModel from None
-    try:
-        if not any(worker.model == slug for worker in workers.living()):
-            raise NoWorker(model=spec.name)
-    except RedisError:
-        raise Unavailable from None
+    spec = _running_model(slug)
     if Generation.objects.active().filter(owner=owner).count() >= settings.ACTIVE_LIMIT:
         raise TooManyActive(limit=settings.ACTIVE_LIMIT)
-    waiting = Generation.objects.queued().filter(model=spec.slug).count()
-    if waiting >= settings.QUEUE_LIMIT:
-        raise QueueFull(waiting=waiting, model=spec.name)
+    _check_room(spec)
     return spec
+
+
+def move(generation: Generation, slug: str) -> None:
+    """Let another model answer what still waits, with its seniority. Idempotent.
+
+    Raises what `admit` raises, but for TooManyActive, and AlreadyStarted for one that has been claimed: what one model
+    has said, no other can go on with.
+    """
+    spec = _running_model(slug)
+    if generation.model == slug:
+        return
+    _check_room(spec)
+    if not Generation.objects.queued().filter(pk=generation.pk, epoch=0).update(model=slug):
+        raise AlreadyStarted
+    generation.model = slug
+    _send(generation)
 
 
 def cancel(generation: Generation) -> None:
@@ -138,6 +152,25 @@ def cancel(generation: Generation) -> None:
             stream.tell_worker(generation.worker, "cancel", generation.pk)
     except (RedisError, stream.Fenced):
         log.warning("stop reached PostgreSQL only", extra={"generation": generation.pk})
+
+
+def _running_model(slug: str) -> ModelSpec:
+    try:
+        spec = catalog().get(slug)
+    except KeyError:
+        raise UnknownModel from None
+    try:
+        if not any(worker.model == slug for worker in workers.living()):
+            raise NoWorker(model=spec.name)
+    except RedisError:
+        raise Unavailable from None
+    return spec
+
+
+def _check_room(spec: ModelSpec) -> None:
+    waiting = Generation.objects.queued().filter(model=spec.slug).count()
+    if waiting >= settings.QUEUE_LIMIT:
+        raise QueueFull(waiting=waiting, model=spec.name)
 
 
 def _sampling(spec: ModelSpec, options: Options) -> Sampling:

@@ -112,6 +112,8 @@ class Engine:
             vocabulary=self._vocabulary,
             context_length=self._loaded.context_length,
         )
+        with self._changed:
+            self._check_room()  # before a grammar is compiled
         handle = Handle(request, self._wake)
         row = Row(
             self._loaded,
@@ -123,10 +125,7 @@ class Engine:
             owner=owner,
         )
         with self._changed:
-            if self._refusing:
-                raise EngineClosed("The engine takes no more requests.")
-            if self._queued + len(self._arrived) >= self._queue_limit:
-                raise QueueFull(f"{self._queue_limit} requests are waiting already.")
+            self._check_room()
             self._arrived.append(row)
             self._changed.notify_all()
         return handle
@@ -175,7 +174,12 @@ class Engine:
         if self._thread is not None:
             self._thread.join()
         self._end_everything("The engine was closed before the answer was complete.")
-        self._grammars.close()
+
+    def _check_room(self) -> None:
+        if self._refusing:
+            raise EngineClosed("The engine takes no more requests.")
+        if self._queued + len(self._arrived) >= self._queue_limit:
+            raise QueueFull(f"{self._queue_limit} requests are waiting already.")
 
     def _wake(self) -> None:
         with self._changed:

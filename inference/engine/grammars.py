@@ -59,9 +59,6 @@ class Grammars:
             raise _refusal(grammar, "no text matches it, or it is too complex")
         return matcher
 
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     def _compile(self, grammar: Grammar) -> LLMatcher:
         try:
             from llguidance import LLMatcher, LLParserLimits

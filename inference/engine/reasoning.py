@@ -21,12 +21,14 @@ class AnswerFormat:
     """Makes the AnswerText of each answer. Raises ValueError for a format that the tokenizer has not the tokens for.
 
     The end of the rendered prompt says where an answer begins: some templates open the block of reasoning themselves.
+    opening: the token that opens a block, where it is a single one.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, reasoning: Reasoning | None) -> None:
         self._tokenizer = tokenizer
         self._special = special_ids(tokenizer)
         self._reasoning = reasoning
+        self.opening: int | None = None
         self._marks: dict[int, Mark] = {}
         self._delimiters: dict[int, str] = {}
         if reasoning is None:
@@ -38,14 +40,8 @@ class AnswerFormat:
         else:
             ids = {text: tokenizer.convert_tokens_to_ids(text) for text in (reasoning.open, reasoning.close)}
             self._delimiters = {token: text for text, token in ids.items() if token in self._special}
-
-    @property
-    def opening(self) -> int | None:
-        """The token that opens a block of reasoning, where it is a single one."""
-        if self._reasoning is None or self._reasoning.format is not ReasoningFormat.TAGS:
-            return None
-        ids = self._tokenizer.backend_tokenizer.encode(self._reasoning.open, add_special_tokens=False).ids
-        return int(ids[0]) if len(ids) == 1 else None
+            opening = tokenizer.backend_tokenizer.encode(reasoning.open, add_special_tokens=False).ids
+            self.opening = opening[0] if len(opening) == 1 else None
 
     def answer(self, prompt_ids: Sequence[int], stop: Sequence[str] = ()) -> AnswerText:
         """The text of an answer to this prompt."""

@@ -17,6 +17,7 @@ from inference.host import Host
 from inference.local import LocalModel
 from inference.models import Generation
 from inference.runner import Runner
+from inference.types import Reasoning, ReasoningFormat
 from tests.rows import end_lease, queued
 from tests.stack import wait_until
 from tests.tiny.replies import EMOJI, REPLIES, STORY, STORY_STOP
@@ -27,9 +28,9 @@ def loaded(tiny_model_dir: Path) -> LoadedModel:
     return load(tiny_model_dir, device="cpu", dtype="float32", context_length=2048)
 
 
-def _runner(loaded: LoadedModel) -> tuple[Engine, Runner]:
+def _runner(loaded: LoadedModel, reasoning: Reasoning | None = None) -> tuple[Engine, Runner]:
     """A worker whose engine is stepped by hand; its publisher and its saver run."""
-    engine = Engine(loaded)
+    engine = Engine(loaded, reasoning=reasoning)
     name = f"stepped-{uuid.uuid4().hex}"
     runner = Runner(Host(name=name, model="tiny", served=LocalModel(loaded, engine), slots=2))
     engine.listen(runner.writers.wake)
@@ -48,9 +49,11 @@ def _begin(engine: Engine, runner: Runner, generation: Generation) -> tuple[Answ
     return answer, writing
 
 
-def _written_by_another_worker(loaded: LoadedModel, generation: Generation, *, steps: int) -> Generation:
+def _written_by_another_worker(
+    loaded: LoadedModel, generation: Generation, *, steps: int, reasoning: Reasoning | None = None
+) -> Generation:
     """Let a worker of its own go on with the answer for so many steps, then drain it. The row as it leaves it."""
-    engine, runner = _runner(loaded)
+    engine, runner = _runner(loaded, reasoning)
     _, writing = _begin(engine, runner, generation)
     for _ in range(steps):
         engine.step()
@@ -87,6 +90,30 @@ def test_an_answer_that_is_cut_off_at_any_token_reads_as_if_it_had_not_been(
         row = _written_by_another_worker(loaded, cut, steps=200)
         assert (row.state, row.text, row.finish_reason) == ("done", whole.text, whole.finish_reason)
         assert (row.completion_tokens, bytes(row.token_ids)) == (whole.completion_tokens, bytes(whole.token_ids))
+
+
+def test_an_answer_that_is_cut_off_in_its_thoughts_or_at_their_end_keeps_its_two_channels(
+    loaded: LoadedModel, owner: User
+) -> None:
+    """The tiny model knows no tags; words of its story do as well."""
+    reasoning = Reasoning(ReasoningFormat.TAGS, open="Once upon", close=STORY_STOP)
+
+    def asked() -> Generation:
+        return queued(
+            owner,
+            prompt=[{"role": "user", "content": STORY}],
+            sampling={"temperature": 0, "max_tokens": 200, "stop": ["ran", "slept"]},
+        )
+
+    whole = _written_by_another_worker(loaded, asked(), steps=200, reasoning=reasoning)
+    thought, _, answer = REPLIES[STORY].removeprefix("Once upon ").partition(STORY_STOP)
+    assert (whole.reasoning, whole.text) == (thought, answer.lstrip().split("ran")[0])
+    for steps in range(0, whole.completion_tokens, 2):
+        cut = _written_by_another_worker(loaded, asked(), steps=steps, reasoning=reasoning)
+        assert whole.reasoning.startswith(cut.reasoning)
+        row = _written_by_another_worker(loaded, cut, steps=200, reasoning=reasoning)
+        assert (row.state, row.reasoning, row.text) == ("done", whole.reasoning, whole.text)
+        assert bytes(row.token_ids) == bytes(whole.token_ids)
 
 
 def test_an_answer_that_comes_back_to_the_worker_that_lost_it_is_left_alone_by_its_older_run(

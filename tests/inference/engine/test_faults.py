@@ -141,7 +141,7 @@ def test_what_breaks_while_a_token_is_given_out_ends_that_answer_alone(tiny: Loa
     engine = Engine(tiny)
     handles = begun(engine, ids, steps=2)
     held = engine.submit(ids(HELLO), replace(GREEDY, grammar=Grammar(GrammarKind.REGEX, "[a-z]{40}")))
-    engine._grammars.close()  # no mask can be computed any more
+    engine._grammars._pool.shutdown(cancel_futures=True)  # no mask can be computed any more
     assert texts(engine, handles) == {question: REPLIES[question] for question in QUESTIONS}
     end = collect(held)[2]
     assert end.reason is FinishReason.ERROR

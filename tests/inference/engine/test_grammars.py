@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from inference.engine.engine import Engine
 from inference.engine.grammars import Grammars
 from inference.engine.loading import LoadedModel, load
 from inference.engine.prompts import build
-from inference.engine.requests import LONGEST_GRAMMAR, LONGEST_REGEX, InvalidRequest
+from inference.engine.requests import LONGEST_GRAMMAR, LONGEST_REGEX, EngineClosed, InvalidRequest
 from inference.types import Finished, FinishReason, Grammar, GrammarKind, Reasoning, ReasoningFormat, Sampling, Turn
 from tests.inference.engine.conftest import collect, finish
 from tests.tiny.replies import HELLO, REPLIES, SCRIPTS, STORY, STORY_STOP
@@ -220,6 +221,22 @@ def test_a_block_of_reasoning_may_come_before_the_grammar_where_one_token_opens_
     matcher.accept(yes)
     assert allowed() == set()
     assert not matcher.failed
+
+
+def test_without_llguidance_only_requests_with_a_grammar_are_refused(
+    engine: Engine, ids: Ids, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare GPU machine may lack it."""
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(InvalidRequest, match="llguidance, which is not installed"):
+        engine.submit(ids(HELLO), replace(HOT, grammar=CHOICE))
+    assert finish(engine, engine.submit(ids(HELLO), Sampling(temperature=0)))[0] == REPLIES[HELLO]
+
+
+def test_a_closed_engine_compiles_no_grammar(engine: Engine, ids: Ids) -> None:
+    engine.close()
+    with pytest.raises(EngineClosed):
+        engine.submit(ids(HELLO), replace(HOT, grammar=schema("{")))
 
 
 def test_a_grammar_survives_the_way_through_json() -> None:
