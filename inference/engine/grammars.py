@@ -120,7 +120,8 @@ class GrammarMatcher:
         return self._mask.result()
 
     def accept(self, token: int) -> None:
-        """Go on to what follows `token`. Fails rather than raises."""
+        """Go on to what follows `token`; one that is not allowed sets `failed`."""
+        self.mask()  # the matcher is for one thread at a time
         opening, self.opening = self.opening, None
         if token != opening:
             self._matcher.consume_token(token)
