@@ -29,7 +29,7 @@ WHITESPACE = r"( |\n {0,16})?"
 LEXER_FUEL = 300_000
 MASK_FUEL = 50_000
 MASK_ITEMS = 20_000
-# Masks of many rows at once; the computation leaves Python's lock alone.
+# For the masks of many rows at once; the computation leaves Python's lock alone.
 MASK_THREADS = 2
 
 
@@ -53,8 +53,7 @@ class Grammars:
         if compiled.is_error():
             raise _refusal(grammar, compiled.get_error())
         matcher = GrammarMatcher(compiled, self._pool)
-        matcher.prepare()
-        matcher.mask()
+        matcher.compute()
         if matcher.failed:
             raise _refusal(grammar, "no text matches it, or it is too complex")
         return matcher
@@ -107,21 +106,27 @@ class GrammarMatcher:
     def complete(self) -> bool:
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
+    def compute(self) -> None:
+        """Compute the mask of what comes next, on this thread: a costly one must not keep those of answers waiting."""
+        self._mask = Future()
+        self._mask.set_result(self._allowed())
+
     def prepare(self) -> None:
         """Begin to compute the mask of what comes next; mask() waits for it."""
-        self._mask = self._pool.submit(self._compute)
+        self._mask = self._pool.submit(self._allowed)
 
     def mask(self) -> Tensor:
         """The allowed tokens, a bit each, the lowest first, in int32 (ceil(V / 32),)."""
         return self._mask.result()
 
     def accept(self, token: int) -> None:
-        """Go on to what follows `token`. Fails rather than raises."""
+        """Go on to what follows `token`; one that is not allowed sets `failed`."""
+        self.mask()  # the matcher is for one thread at a time
         opening, self.opening = self.opening, None
         if token != opening:
             self._matcher.consume_token(token)
 
-    def _compute(self) -> Tensor:
+    def _allowed(self) -> Tensor:
         words = bytearray(self._matcher.compute_bitmask())
         words += bytes(-len(words) % 4)
         if self._matcher.is_error():

@@ -59,7 +59,8 @@ class Row(Job):
             raise InvalidRequest("resume_ids do not follow the grammar.")
         if request.resume_ids:
             self.finished = self._reason(self.ids[-1])
-        self._prepare()
+        if grammar is not None:
+            grammar.compute()
 
     def enter(self) -> None:
         """The scheduler has just admitted it. What is read again after a preemption, cached or not, counts nowhere."""

@@ -14,10 +14,24 @@ from transformers import AutoTokenizer
 
 from inference.engine.engine import Engine
 from inference.engine.grammars import Grammars
+from inference.engine.harmony import Mark
 from inference.engine.loading import LoadedModel, load
 from inference.engine.prompts import build
-from inference.engine.requests import LONGEST_GRAMMAR, LONGEST_REGEX, EngineClosed, InvalidRequest
-from inference.types import Finished, FinishReason, Grammar, GrammarKind, Reasoning, ReasoningFormat, Sampling, Turn
+from inference.engine.reasoning import AnswerFormat
+from inference.engine.requests import LONGEST_GRAMMAR, LONGEST_REGEX, EngineClosed, Handle, InvalidRequest, Request
+from inference.engine.sampler import Choice
+from inference.engine.sequence import Row
+from inference.types import (
+    Finished,
+    FinishReason,
+    Grammar,
+    GrammarKind,
+    Priority,
+    Reasoning,
+    ReasoningFormat,
+    Sampling,
+    Turn,
+)
 from tests.inference.engine.conftest import collect, finish
 from tests.tiny.replies import HELLO, REPLIES, SCRIPTS, STORY, STORY_STOP
 
@@ -221,6 +235,37 @@ def test_a_block_of_reasoning_may_come_before_the_grammar_where_one_token_opens_
     matcher.accept(yes)
     assert allowed() == set()
     assert not matcher.failed
+
+
+def test_the_grammar_of_an_answer_in_messages_begins_with_the_final_one(
+    tiny: LoadedModel, tiny_model_dir: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.add_tokens([mark.value for mark in Mark], special_tokens=True)
+    loaded, vocabulary = replace(tiny, tokenizer=tokenizer), len(tokenizer)
+    prompt = tuple(tokenizer.encode("<|start|>assistant"))
+    row = Row(
+        loaded,
+        Handle(Request(prompt, (), Sampling(grammar=CHOICE)), lambda: None),
+        answers=AnswerFormat(tokenizer, Reasoning(ReasoningFormat.HARMONY)),
+        grammar=Grammars(loaded, vocabulary).matcher(CHOICE),
+        vocabulary=vocabulary,
+        priority=Priority.CHAT,
+        owner="",
+    )
+    free = "<|channel|>analysis<|message|>Hm. yes<|end|><|start|>assistant<|channel|>final<|message|>"
+    for token in tokenizer.encode(free):
+        assert row.state.grammar is None
+        row.take(Choice(token))
+    for token in tokenizer.encode("yes"):
+        assert row.state.grammar is not None
+        assert row.finished is None
+        row.take(Choice(token))
+    row.end(row.finished or FinishReason.ERROR)
+    *deltas, end = list(row.handle)
+    assert "".join(delta.text for delta in deltas if delta.channel == "answer") == "yes"
+    assert "".join(delta.text for delta in deltas if delta.channel == "reasoning") == "Hm. yes"
+    assert end == Finished(FinishReason.STOP)
 
 
 def test_without_llguidance_only_requests_with_a_grammar_are_refused(
