@@ -11,6 +11,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from channels.consumer import get_handler_name
@@ -38,6 +39,8 @@ SLOW = 1013
 FOLLOWED_MAX = 16
 RECHECK_S = 30.0
 RETRY_S = 1.0
+# What an entry of an owner's stream is about.
+NEWS = {b"g": "generation_id", b"c": "conversation_id"}
 DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
@@ -136,7 +139,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         self._follow(sent.generation, None)
         if unheard and self.owner:
             # A guest's first message makes the owner whose news this tab hears: its own beginning was before that.
-            await self._tell_change(self.owner, sent.generation)
+            await self._tell_change(partial(conversations.change, self.owner, generation_id=sent.generation))
 
     def _ensure_owner(self) -> User:
         self.owner = guests.ensure_owner(self.session_key)
@@ -207,7 +210,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             self._spawn(self._tell_changes(self.owner))
 
     async def _tell_changes(self, owner: User) -> None:
-        """Tell this tab what begins and ends in the others."""
+        """Tell this tab what begins, ends and changes in the others."""
         while True:
             try:
                 async with readers().owners.follow_from_now(stream.owner_key(owner.pk), stream.OWNER_MAXLEN) as feed:
@@ -215,13 +218,14 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                     while True:
                         for entry_id, fields in feed.after(cursor):
                             cursor = entry_id
-                            await self._tell_change(owner, uuid.UUID(fields[b"g"].decode()))
+                            about = {NEWS[name]: uuid.UUID(value.decode()) for name, value in fields.items()}
+                            await self._tell_change(partial(conversations.change, owner, **about))
                         await feed.changed(RECHECK_S)
             except (RedisError, *DATABASE_AWAY):
                 await asyncio.sleep(RETRY_S)
 
-    async def _tell_change(self, owner: User, generation: uuid.UUID) -> None:
-        if changed := await on_thread(lambda: conversations.change(owner, generation)):
+    async def _tell_change(self, change: Callable[[], frames.ConversationChanged | None]) -> None:
+        if changed := await on_thread(change):
             await self._send(changed)
 
     def _spawn(self, coroutine: Any) -> None:

@@ -5,6 +5,7 @@ Every door of the chat calls these with an owner; whatever is not the owner's ra
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,15 +17,19 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
+from redis.exceptions import RedisError
 
 from accounts.models import User
+from chat import tree
 from chat.frames import ConversationChanged, Regenerate, Send, SendOptions
 from chat.models import Conversation, Message, title_of
-from inference import generations
+from inference import generations, stream
 from inference.catalog import ModelSpec
 from inference.errors import AnswerInProgress, BadRequest, EmptyMessage, InvalidText, MessageTooLong, NotFound
 from inference.models import Generation
 from inference.types import Turn
+
+log = logging.getLogger("chat")
 
 PAGE = 50
 
@@ -107,9 +112,23 @@ def page(owner: User | None, before: str = "") -> tuple[list[Conversation], str 
     return found[:PAGE], f"{last.updated_at.isoformat()}_{last.pk}" if last else None
 
 
-def change(owner: User, generation_id: uuid.UUID) -> ConversationChanged | None:
-    """What to tell the owner's tabs when a generation has begun or ended; None if of no conversation. One query."""
-    row = Conversation.objects.owned_by(owner).with_answering().filter(messages__generation=generation_id).first()
+def show(owner: User | None, conversation_id: uuid.UUID, message_id: uuid.UUID) -> None:
+    """Make the branch through a message the visible one, and tell the owner's other tabs. Raises NotFound."""
+    with transaction.atomic():
+        conversation = _locked(owner, conversation_id)
+        tree.show(conversation, message_id)
+        transaction.on_commit(lambda: _tell(conversation))
+
+
+def change(
+    owner: User, *, generation_id: uuid.UUID | None = None, conversation_id: uuid.UUID | None = None
+) -> ConversationChanged | None:
+    """What to tell the owner's tabs when a generation has begun or ended, or a conversation was changed otherwise.
+
+    None where there is no such conversation. One query.
+    """
+    about = Q(messages__generation=generation_id) if generation_id else Q(pk=conversation_id)
+    row = Conversation.objects.owned_by(owner).with_answering().filter(about).first()
     if row is None:
         return None
     return ConversationChanged(
@@ -161,8 +180,9 @@ def _answer(
     answer = Message.objects.create(
         conversation=conversation, parent=question, role=Message.Role.ASSISTANT, generation=generation
     )
-    conversation.leaf, conversation.model, conversation.updated_at = answer, frame.model, timezone.now()
-    conversation.save(update_fields=["leaf", "model", "updated_at"])
+    tree.show(conversation, answer.pk)
+    conversation.model, conversation.updated_at = frame.model, timezone.now()
+    conversation.save(update_fields=["model", "updated_at"])
     return Sent(conversation.pk, question.pk, generation.pk)
 
 
@@ -177,6 +197,14 @@ def _turns(conversation: Conversation, question: Message, system: str) -> Sequen
         elif message.text.strip():
             turns.append(Turn(message.role, message.text))
     return turns
+
+
+def _tell(conversation: Conversation) -> None:
+    try:
+        stream.tell_owner_of(conversation.owner_id, conversation.pk)
+    except RedisError:
+        # Other tabs learn it when they next read the conversation.
+        log.warning("a change reached PostgreSQL only", extra={"conversation": conversation.pk})
 
 
 def _options(options: SendOptions) -> generations.Options:
@@ -194,7 +222,7 @@ def _existing(row: T | None) -> T:
     return row
 
 
-def _locked(owner: User, conversation_id: uuid.UUID) -> Conversation:
+def _locked(owner: User | None, conversation_id: uuid.UUID) -> Conversation:
     return _existing(
         Conversation.objects.owned_by(owner).select_for_update(no_key=True).filter(pk=conversation_id).first()
     )

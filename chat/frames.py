@@ -160,7 +160,7 @@ class ConversationChanged(msgspec.Struct, frozen=True, tag_field="type", tag="co
     title: str
     answering: bool
     updated_at: datetime
-    generation: uuid.UUID
+    generation: uuid.UUID | None
 
 
 class ErrorFrame(msgspec.Struct, frozen=True, tag_field="type", tag="error", omit_defaults=True):

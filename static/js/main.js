@@ -15,6 +15,7 @@ import { MODELS_RESOURCE } from "./helpers/addresses.js";
 import { part } from "./helpers/elements.js";
 import { COMPOSITION_KEY_CODE, IS_MAC, isNewChatShortcut } from "./helpers/keyboard.js";
 import { fetchUnlessAway } from "./helpers/resources.js";
+import { Branches } from "./models/branches.js";
 import { Catalog } from "./models/catalog.js";
 import { Chat } from "./models/chat.js";
 import { Connection } from "./models/connection.js";
@@ -41,6 +42,7 @@ const summaries = new Summaries(page);
 const catalog = new Catalog(page.models);
 const renderer = new MarkdownRenderer(app.dataset.markdownWorker);
 const chat = new Chat({ connection, generations, outbox, summaries });
+const branches = new Branches(chat, { token: app.dataset.csrf });
 const navigation = new Navigation(chat);
 
 chat.show(page.conversation);
@@ -81,6 +83,7 @@ function listenToComponents() {
   app.addEventListener("chat:stop", () => chat.stop());
   app.addEventListener("chat:retry", () => askAgain());
   app.addEventListener("chat:edit", () => composer.giveBack(chat.conversation.lastQuestion.text));
+  app.addEventListener("chat:show", ({ detail }) => showBranch(detail));
   app.addEventListener("chat:open", ({ detail }) => go(detail.conversation));
   app.addEventListener("chat:model", () => composer.focus());
   app.addEventListener("chat:reload", () => location.reload());
@@ -105,7 +108,9 @@ function listenToModels() {
       drafts.giveBack(detail.conversation, detail.content);
     }
   });
-  chat.addEventListener("trouble", ({ detail }) => alertLine.show(detail.message));
+  for (const model of [chat, branches]) {
+    model.addEventListener("trouble", ({ detail }) => alertLine.show(detail.message));
+  }
   // Also after the first one: something may have happened between the page and its socket.
   connection.addEventListener("open", refresh);
 }
@@ -149,6 +154,12 @@ function askAgain() {
   alertLine.hide();
   chat.regenerate({ model: chosen.slug, modelName: chosen.name });
   scrollKeeper.pin();
+}
+
+async function showBranch({ message, side }) {
+  alertLine.hide();
+  scrollKeeper.unpin();
+  if (await branches.show(message)) transcript.focusBranch(message, side);
 }
 
 function go(conversation) {

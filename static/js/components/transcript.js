@@ -3,6 +3,7 @@
 import { copyText } from "../helpers/clipboard.js";
 import { cloneTemplate, emit, oncePerFrame, part } from "../helpers/elements.js";
 import { AssistantMessage } from "./assistant_message.js";
+import { BranchSwitch } from "./branch_switch.js";
 import { EmptyPage } from "./empty_page.js";
 import { UserMessage } from "./user_message.js";
 
@@ -44,6 +45,13 @@ export class Transcript {
     this.#chat.removeEventListener("asked", this.#render);
     this.#catalog.removeEventListener("change", this.#update);
     this.#element.removeEventListener("click", this.#clicked);
+  }
+
+  /** Draws at once, and gives the focus to the `side` button of the message that was switched to. */
+  focusBranch(id, side) {
+    this.#render();
+    const message = this.#element.querySelector(`[data-message-id="${CSS.escape(id)}"]`);
+    if (message) BranchSwitch.focus(message, side);
   }
 
   #render = () => {
@@ -108,9 +116,15 @@ export class Transcript {
     if (action === "copy") this.#copy(button);
     else if (action === "retry") emit(this.#element, "chat:retry");
     else if (action === "edit") emit(this.#element, "chat:edit");
+    else if (action === "show") this.#showSibling(button);
     else if (action === "reopen") emit(this.#element, "chat:open", { conversation: this.#chat.conversation.id });
     else if (action === "prompt") emit(this.#element, "chat:send", { content: button.textContent });
   };
+
+  #showSibling(button) {
+    const { message, part: side } = button.dataset;
+    if (message) emit(this.#element, "chat:show", { message, side });
+  }
 
   async #copy(button) {
     if (!(await copyText(button.closest(".message").rawText))) return;

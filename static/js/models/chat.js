@@ -115,6 +115,16 @@ export class Chat extends EventTarget {
     else this.#outbox.add({ ...entry, on: new Conversation(entry.conversation) });
   }
 
+  /** Takes a conversation that was changed by a request of its own, as the server tells it; false where it is outdated. */
+  take(conversation, stored) {
+    if (conversation !== this.conversation || this.conversation.request !== null) return false;
+    // A fetch that began before the change would bring the old state back.
+    conversation.revision += 1;
+    this.#merge(conversation, stored);
+    this.#changed();
+    return true;
+  }
+
   /** Reads the conversation on the screen again; what may have been missed is in it. */
   refresh() {
     if (this.conversation.id && this.view === "shown") this.#refresh(this.conversation);

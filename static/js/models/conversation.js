@@ -1,6 +1,6 @@
 // The messages of one conversation as the page knows them: what the server has stored, and what was asked just now.
 //
-// A message is {key, id, parent, role, text, generation, request}. `key` stays the same for as long as the page shows
+// A message is {key, id, parent, siblings, role, text, generation, request}. `key` stays the same for as long as the page shows
 // it; `id` is null until the server has told it; `request` is the key of the request that it waits for, or null. An
 // assistant message's text is its generation's.
 
@@ -88,12 +88,12 @@ export class Conversation {
     this.messages = [...kept.map((message) => this.#merged(message, generationOf)), ...waiting];
   }
 
-  #merged({ id, parent, role, text, generation: stored }, generationOf) {
+  #merged({ id, parent, siblings, role, text, generation: stored }, generationOf) {
     const generation = stored && generationOf(stored, text);
     const known =
       this.messages.find((message) => message.id === id) ??
       (generation && this.messages.find((message) => message.generation === generation));
-    return { key: known?.key ?? id, id, parent, role, text, generation, request: null };
+    return { key: known?.key ?? id, id, parent, siblings, role, text, generation, request: null };
   }
 
   #addAnswer({ key, model, modelName }) {
@@ -103,7 +103,7 @@ export class Conversation {
 
   #add(message) {
     this.revision += 1;
-    this.messages.push({ id: null, parent: null, generation: null, ...message });
+    this.messages.push({ id: null, parent: null, siblings: [], generation: null, ...message });
   }
 
   // A request sent again after a reload may be one whose messages the page came with.
