@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from accounts import guests
 from accounts.models import User
-from chat import conversations, frames, presence
+from chat import conversations, frames, presence, questions
 from chat.window import SlowReader, Window
 from inference import generations, stream
 from inference.errors import BadFrame, DomainError, SessionGone, TooManyConnections, TooManyFollowed, Unavailable
@@ -107,13 +107,11 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                 if window := self.windows.get(generation):
                     window.acknowledge(EventId.parse(at))
             case frames.Send():
-                await self._start(
-                    frame, lambda asked: conversations.send(self._ensure_owner(), frame, request_id=asked)
-                )
+                await self._start(frame, partial(questions.send, frame=frame))
+            case frames.Edit():
+                await self._start(frame, partial(questions.edit, frame=frame))
             case frames.Regenerate():
-                await self._start(
-                    frame, lambda asked: conversations.regenerate(self._ensure_owner(), frame, request_id=asked)
-                )
+                await self._start(frame, partial(questions.regenerate, frame=frame))
             case frames.Follow(generation=generation, after=after):
                 await on_thread(lambda: conversations.generation_of(self._current_owner(), generation))
                 self._follow(generation, EventId.parse(after) if after else None)
@@ -122,12 +120,10 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                     lambda: generations.cancel(conversations.generation_of(self._current_owner(), generation))
                 )
 
-    async def _start(
-        self, frame: frames.Send | frames.Regenerate, operation: Callable[[str], conversations.Sent]
-    ) -> None:
+    async def _start(self, frame: frames.Asking, operation: Callable[..., questions.Sent]) -> None:
         """Each frame is a request of its own, with an id as an HTTP request has one."""
         request_id = uuid.uuid4().hex
-        sent = await on_thread(lambda: operation(request_id))
+        sent = await on_thread(lambda: operation(self._ensure_owner(), request_id=request_id))
         told = {"generation": sent.generation, "conversation": sent.conversation, "model": frame.model}
         log.info("accepted", extra={"request_id": request_id, **told})
         unheard = not self.watching

@@ -55,6 +55,14 @@ class Send(_Asking, frozen=True, tag="send"):
     options: SendOptions = SendOptions()
 
 
+class Edit(_Asking, frozen=True, tag="edit"):
+    conversation: uuid.UUID
+    message: uuid.UUID
+    model: Slug
+    content: str
+    options: SendOptions = SendOptions()
+
+
 class Regenerate(_Asking, frozen=True, tag="regenerate"):
     conversation: uuid.UUID
     message: uuid.UUID
@@ -77,7 +85,8 @@ class Ack(_Frame, frozen=True, tag="ack"):
     id: EventIdText
 
 
-ClientFrame = Send | Regenerate | Follow | StopFrame | Ack
+Asking = Send | Edit | Regenerate
+ClientFrame = Asking | Follow | StopFrame | Ack
 _decoder = msgspec.json.Decoder(ClientFrame)
 _encoder = msgspec.json.Encoder()
 

@@ -5,6 +5,7 @@ import { Announcer } from "./components/announcer.js";
 import { Composer } from "./components/composer.js";
 import { ConnectionLine } from "./components/connection_line.js";
 import { ConversationList } from "./components/conversation_list.js";
+import { MessageEditor } from "./components/message_editor.js";
 import { ModelPicker } from "./components/model_picker.js";
 import { PageTitle } from "./components/page_title.js";
 import { ScrollKeeper } from "./components/scroll_keeper.js";
@@ -53,7 +54,7 @@ const main = byId("main");
 const composer = new Composer(byId("composer"), { chat, catalog, drafts, limits: page.limits });
 const alertLine = new AlertLine(byId("alert"));
 const sidebar = new Sidebar(byId("sidebar"), { button: byId("sidebar-button"), backdrop: part(app, "backdrop"), main });
-const transcript = new Transcript(byId("transcript"), { chat, catalog, renderer });
+const transcript = new Transcript(byId("transcript"), { chat, catalog, renderer, drafts, makeEditor });
 const scrollKeeper = new ScrollKeeper(byId("scroll"), { content: byId("transcript"), jump: byId("jump") });
 const components = [
   transcript,
@@ -79,10 +80,10 @@ connection.start(() => generations.expectsFrames);
 if (!matchMedia("(any-pointer: coarse)").matches) composer.focus();
 
 function listenToComponents() {
-  app.addEventListener("chat:send", ({ detail }) => ask(detail.content));
+  app.addEventListener("chat:send", ({ detail }) => ask(detail, chat.send));
   app.addEventListener("chat:stop", () => chat.stop());
-  app.addEventListener("chat:retry", () => askAgain());
-  app.addEventListener("chat:edit", () => composer.giveBack(chat.conversation.lastQuestion.text));
+  app.addEventListener("chat:retry", ({ detail }) => ask(detail, chat.regenerate));
+  app.addEventListener("chat:reword", ({ detail }) => ask(detail, chat.edit));
   app.addEventListener("chat:show", ({ detail }) => showBranch(detail));
   app.addEventListener("chat:open", ({ detail }) => go(detail.conversation));
   app.addEventListener("chat:model", () => composer.focus());
@@ -102,7 +103,7 @@ function listenToModels() {
   });
   chat.addEventListener("refused", ({ detail }) => {
     if (detail.conversation === chat.conversation.id) {
-      if (detail.content !== null) composer.giveBack(detail.content);
+      if (detail.content !== null) giveBack(detail);
       alertLine.show(detail.message);
     } else if (detail.content !== null) {
       drafts.giveBack(detail.conversation, detail.content);
@@ -135,25 +136,33 @@ function listenToReader() {
   part(app, "shortcut").textContent = IS_MAC ? "⇧⌘O" : "Ctrl ⇧ O";
 }
 
+// Here, and not where it is shown: the chain of imports would become too long (docs/browser.md).
+function makeEditor(message) {
+  return new MessageEditor({ chat, drafts, limits: page.limits, message });
+}
+
 function refresh() {
   chat.refresh();
   summaries.refresh();
 }
 
-function ask(content) {
+function ask(asked, request) {
   const { chosen } = catalog;
   if (chat.busy || !chosen) return;
   alertLine.hide();
-  chat.send({ content, model: chosen.slug, modelName: chosen.name });
+  request.call(chat, { ...asked, model: chosen.slug, modelName: chosen.name });
   scrollKeeper.pin();
 }
 
-function askAgain() {
-  const { chosen } = catalog;
-  if (!chosen) return;
-  alertLine.hide();
-  chat.regenerate({ model: chosen.slug, modelName: chosen.name });
-  scrollKeeper.pin();
+/** The text of a refused message, into its own box again. */
+function giveBack({ question, content }) {
+  const message = chat.conversation.find(question);
+  if (!message) {
+    composer.giveBack(content);
+    return;
+  }
+  drafts.writeEdit(message.id, content);
+  transcript.startEditing(message.key);
 }
 
 async function showBranch({ message, side }) {

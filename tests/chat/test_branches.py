@@ -17,8 +17,8 @@ from chat.models import Conversation, Message
 from inference.errors import NotFound
 from inference.models import Generation
 from tests.browser_client import Guest
-from tests.stack import ABSENT, TINY, Stack
-from tests.tiny.replies import EMOJI, HELLO, REPLIES
+from tests.stack import ABSENT, SLOW, TINY, Stack
+from tests.tiny.replies import COUNT, EMOJI, HELLO, NAME, REPLIES
 
 
 def question(conversation: Conversation, parent: Message | None, content: str = "why?") -> Message:
@@ -148,3 +148,53 @@ def test_a_malformed_switch_is_refused_with_a_sentence(guest: Guest, body: objec
     refused = guest.write("PATCH", f"/conversations/{conversation.pk}", body)
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "bad_request"
+
+
+def test_a_question_in_other_words_stands_beside_the_first_and_is_answered(stack: Stack, guest: Guest) -> None:
+    stack.worker(TINY)
+    with guest.socket() as socket:
+        first, _ = socket.answer(HELLO, TINY)
+        leaf = guest.conversation(first["conversation"])["messages"][-1]["id"]
+        second, _ = socket.answer(EMOJI, TINY, conversation=first["conversation"], parent=leaf)
+        key = str(uuid.uuid4())
+        fields = {"conversation": first["conversation"], "message": second["message"], "content": NAME, "key": key}
+        edited = socket.again("edit", TINY, **fields)
+        assert socket.read(edited["generation"]).text == REPLIES[NAME]
+        assert socket.again("edit", TINY, **fields) == edited
+        assert socket.again("edit", TINY, **{**fields, "content": HELLO})["code"] == "idempotency_conflict"
+    messages = guest.conversation(first["conversation"])["messages"]
+    assert [message["text"] for message in messages] == [HELLO, REPLIES[HELLO], NAME, REPLIES[NAME]]
+    assert messages[2]["siblings"] == [second["message"], edited["message"]]
+    texts = [message["text"] for message in guest.show(first["conversation"], second["message"])]
+    assert texts == [HELLO, REPLIES[HELLO], EMOJI, REPLIES[EMOJI]]
+
+
+def test_the_first_question_can_be_edited_and_its_answer_hears_nothing_of_the_old_one(
+    stack: Stack, guest: Guest
+) -> None:
+    stack.worker(TINY)
+    with guest.socket() as socket:
+        sent, _ = socket.answer(HELLO, TINY)
+        where = {"conversation": sent["conversation"], "message": sent["message"]}
+        edited = socket.again("edit", TINY, content=NAME, **where)
+        socket.read(edited["generation"])
+    assert Generation.objects.get(pk=edited["generation"]).prompt == [{"role": "user", "content": NAME}]
+    assert len(guest.conversation(sent["conversation"])["messages"]) == 2
+
+
+def test_what_cannot_be_edited_is_refused_and_leaves_nothing(stack: Stack, guest: Guest, stranger: Guest) -> None:
+    stack.worker(SLOW)
+    with guest.socket() as mine, stranger.socket() as theirs:
+        sent = mine.ask(COUNT, SLOW)
+        answered = guest.conversation(sent["conversation"])["messages"][-1]["id"]
+        where = {"conversation": sent["conversation"], "message": sent["message"]}
+        assert mine.again("edit", SLOW, content=HELLO, **where)["code"] == "answer_in_progress"
+        mine.stop_all([sent])
+        assert mine.again("edit", SLOW, content=" \n", **where)["code"] == "empty_message"
+        assert mine.again("edit", SLOW, content="a\0b", **where)["code"] == "invalid_text"
+        assert mine.again("edit", ABSENT, content=HELLO, **where)["code"] == "no_worker"
+        assert mine.again("edit", SLOW, content=HELLO, **{**where, "message": answered})["code"] == "bad_request"
+        assert theirs.again("edit", SLOW, content="mine now", **where)["code"] == "not_found"
+        mine.put(type="edit", key=str(uuid.uuid4()), model=SLOW, **where)
+        assert mine.until(lambda frame: frame["type"] == "error")["code"] == "bad_frame"
+    assert Message.objects.filter(conversation=sent["conversation"]).count() == 2
