@@ -11,6 +11,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from channels.consumer import get_handler_name
@@ -21,7 +22,7 @@ from redis.exceptions import RedisError
 
 from accounts import guests
 from accounts.models import User
-from chat import conversations, frames, presence
+from chat import conversations, frames, presence, questions
 from chat.window import SlowReader, Window
 from inference import generations, stream
 from inference.errors import BadFrame, DomainError, SessionGone, TooManyConnections, TooManyFollowed, Unavailable
@@ -38,6 +39,8 @@ SLOW = 1013
 FOLLOWED_MAX = 16
 RECHECK_S = 30.0
 RETRY_S = 1.0
+# What an entry of an owner's stream is about.
+NEWS = {b"g": "generation_id", b"c": "conversation_id"}
 DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
@@ -104,13 +107,11 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                 if window := self.windows.get(generation):
                     window.acknowledge(EventId.parse(at))
             case frames.Send():
-                await self._start(
-                    frame, lambda asked: conversations.send(self._ensure_owner(), frame, request_id=asked)
-                )
+                await self._start(frame, partial(questions.send, frame=frame))
+            case frames.Edit():
+                await self._start(frame, partial(questions.edit, frame=frame))
             case frames.Regenerate():
-                await self._start(
-                    frame, lambda asked: conversations.regenerate(self._ensure_owner(), frame, request_id=asked)
-                )
+                await self._start(frame, partial(questions.regenerate, frame=frame))
             case frames.Follow(generation=generation, after=after):
                 await on_thread(lambda: conversations.generation_of(self._current_owner(), generation))
                 self._follow(generation, EventId.parse(after) if after else None)
@@ -123,12 +124,10 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                     lambda: generations.cancel(conversations.generation_of(self._current_owner(), generation))
                 )
 
-    async def _start(
-        self, frame: frames.Send | frames.Regenerate, operation: Callable[[str], conversations.Sent]
-    ) -> None:
+    async def _start(self, frame: frames.Asking, operation: Callable[..., questions.Sent]) -> None:
         """Each frame is a request of its own, with an id as an HTTP request has one."""
         request_id = uuid.uuid4().hex
-        sent = await on_thread(lambda: operation(request_id))
+        sent = await on_thread(lambda: operation(self._ensure_owner(), request_id=request_id))
         told = {"generation": sent.generation, "conversation": sent.conversation, "model": frame.model}
         log.info("accepted", extra={"request_id": request_id, **told})
         unheard = not self.watching
@@ -140,7 +139,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         self._follow(sent.generation, None)
         if unheard and self.owner:
             # A guest's first message makes the owner whose news this tab hears: its own beginning was before that.
-            await self._tell_change(self.owner, sent.generation)
+            await self._tell_change(partial(conversations.change, self.owner, generation_id=sent.generation))
 
     def _ensure_owner(self) -> User:
         self.owner = guests.ensure_owner(self.session_key)
@@ -211,7 +210,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             self._spawn(self._tell_changes(self.owner))
 
     async def _tell_changes(self, owner: User) -> None:
-        """Tell this tab what begins and ends in the others."""
+        """Tell this tab what begins, ends and changes in the others."""
         while True:
             try:
                 async with readers().owners.follow_from_now(stream.owner_key(owner.pk), stream.OWNER_MAXLEN) as feed:
@@ -219,13 +218,14 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                     while True:
                         for entry_id, fields in feed.after(cursor):
                             cursor = entry_id
-                            await self._tell_change(owner, uuid.UUID(fields[b"g"].decode()))
+                            about = {NEWS[name]: uuid.UUID(value.decode()) for name, value in fields.items()}
+                            await self._tell_change(partial(conversations.change, owner, **about))
                         await feed.changed(RECHECK_S)
             except (RedisError, *DATABASE_AWAY):
                 await asyncio.sleep(RETRY_S)
 
-    async def _tell_change(self, owner: User, generation: uuid.UUID) -> None:
-        if changed := await on_thread(lambda: conversations.change(owner, generation)):
+    async def _tell_change(self, change: Callable[[], frames.ConversationChanged | None]) -> None:
+        if changed := await on_thread(change):
             await self._send(changed)
 
     def _spawn(self, coroutine: Any) -> None:

@@ -55,6 +55,14 @@ class Send(_Asking, frozen=True, tag="send"):
     options: SendOptions = SendOptions()
 
 
+class Edit(_Asking, frozen=True, tag="edit"):
+    conversation: uuid.UUID
+    message: uuid.UUID
+    model: Slug
+    content: str
+    options: SendOptions = SendOptions()
+
+
 class Regenerate(_Asking, frozen=True, tag="regenerate"):
     conversation: uuid.UUID
     message: uuid.UUID
@@ -82,7 +90,8 @@ class Ack(_Frame, frozen=True, tag="ack"):
     id: EventIdText
 
 
-ClientFrame = Send | Regenerate | Follow | StopFrame | Move | Ack
+Asking = Send | Edit | Regenerate
+ClientFrame = Asking | Follow | StopFrame | Move | Ack
 _decoder = msgspec.json.Decoder(ClientFrame)
 _encoder = msgspec.json.Encoder()
 
@@ -165,7 +174,7 @@ class ConversationChanged(msgspec.Struct, frozen=True, tag_field="type", tag="co
     title: str
     answering: bool
     updated_at: datetime
-    generation: uuid.UUID
+    generation: uuid.UUID | None
 
 
 class ErrorFrame(msgspec.Struct, frozen=True, tag_field="type", tag="error", omit_defaults=True):

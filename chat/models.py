@@ -51,18 +51,28 @@ class Conversation(models.Model):
         return str(self.id)
 
     def branch(self) -> list[Message]:
-        """The visible messages, oldest first, each with its generation but for its prompt and token ids. One query."""
+        """The visible messages, oldest first, each with its generation but for its prompt and token ids. One query.
+
+        Sets `siblings` of each: the ids of the messages that answer the same one, its own among them, oldest first.
+        """
         messages = self.messages.select_related("generation").defer("generation__prompt", "generation__token_ids")
-        rows = {row.pk: row for row in messages}
+        rows = {row.pk: row for row in messages.order_by("created_at", "pk")}
+        siblings: dict[uuid.UUID | None, list[uuid.UUID]] = {}
+        for row in rows.values():
+            siblings.setdefault(row.parent_id, []).append(row.pk)
         branch: list[Message] = []
         at = self.leaf_id
         while at is not None:
-            branch.append(rows[at])
-            at = rows[at].parent_id
+            row = rows[at]
+            row.siblings = siblings[row.parent_id]
+            branch.append(row)
+            at = row.parent_id
         return branch[::-1]
 
 
 class Message(models.Model):
+    """`shown` is the child that was last on the visible branch: who comes back to this message sees that one below."""
+
     class Role(models.TextChoices):
         USER = "user"
         ASSISTANT = "assistant"
@@ -71,9 +81,12 @@ class Message(models.Model):
     conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="messages")
     parent = models.ForeignKey("self", on_delete=models.CASCADE, null=True, related_name="children")
     role = models.CharField(max_length=9, choices=Role)
+    shown = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="+")
     content = models.TextField(blank=True)
     generation = models.OneToOneField(Generation, on_delete=models.CASCADE, null=True, related_name="message")
     created_at = models.DateTimeField(default=timezone.now)
+
+    siblings: list[uuid.UUID]
 
     class Meta:
         constraints = [

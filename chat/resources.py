@@ -42,6 +42,7 @@ class GenerationResource(msgspec.Struct, frozen=True):
 class MessageResource(msgspec.Struct, frozen=True):
     id: uuid.UUID
     parent: uuid.UUID | None
+    siblings: list[uuid.UUID]
     role: str
     text: str
     created_at: datetime
@@ -124,7 +125,7 @@ def _summary(row: Conversation) -> Summary:
 
 def _message(row: Message) -> MessageResource:
     generation = _generation(row.generation) if row.generation else None
-    return MessageResource(row.pk, row.parent_id, row.role, row.text, row.created_at, generation)
+    return MessageResource(row.pk, row.parent_id, row.siblings, row.role, row.text, row.created_at, generation)
 
 
 def _generation(row: Generation) -> GenerationResource:

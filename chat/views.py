@@ -5,20 +5,29 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import TypeVar
 
 import msgspec
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_safe
+from django.views.decorators.http import require_GET, require_http_methods, require_safe
 
 from accounts import guests
 from accounts.models import User
 from chat import conversations, frames, presence, resources
-from inference.errors import DomainError, NotFound
+from inference.errors import BadRequest, DomainError, NotFound
 from inference.following import follow
 from inference.stream import EventId
 from inference.threads import on_thread
+
+T = TypeVar("T")
+
+
+class ConversationPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`shown` is a message whose branch is to be the visible one."""
+
+    shown: uuid.UUID
 
 
 @never_cache
@@ -46,10 +55,13 @@ def conversation_list(request: HttpRequest) -> HttpResponse:
 
 
 @never_cache
-@require_safe
+@require_http_methods(["GET", "HEAD", "PATCH"])
 def conversation(request: HttpRequest, conversation: uuid.UUID) -> HttpResponse:
+    owner = _owner(request)
     try:
-        return _json(resources.conversation(_owner(request), conversation))
+        if request.method == "PATCH":
+            conversations.show(owner, conversation, _body(request, ConversationPatch).shown)
+        return _json(resources.conversation(owner, conversation))
     except DomainError as error:
         return _error(error)
 
@@ -103,6 +115,14 @@ def _owner(request: HttpRequest) -> User | None:
         return guests.owner_of(request.session.session_key or "")
     except guests.SessionExpired:
         return None
+
+
+def _body(request: HttpRequest, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(request.body, type=kind)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        # msgspec's words name the field and the expected type, and quote no content.
+        raise BadRequest(detail=str(error).rstrip(".")) from None
 
 
 def _event_id(text: str) -> EventId | None:

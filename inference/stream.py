@@ -255,6 +255,11 @@ def tell_owner(owner_id: uuid.UUID, generation_id: uuid.UUID) -> None:
     _publish(Entry(owner_key(owner_id), {"g": str(generation_id)}), maxlen=OWNER_MAXLEN)
 
 
+def tell_owner_of(owner_id: uuid.UUID, conversation_id: uuid.UUID) -> None:
+    """Say the same of a conversation in which something else than a generation changed."""
+    _publish(Entry(owner_key(owner_id), {"c": str(conversation_id)}), maxlen=OWNER_MAXLEN)
+
+
 def tell_worker(worker: str, command: str, generation_id: uuid.UUID) -> None:
     """Put a command on a worker's control stream; it acts within one decode step."""
     fields: Fields = {"command": command, "generation": str(generation_id)}

@@ -72,6 +72,16 @@ class Guest:
         response.raise_for_status()
         return response.json()  # type: ignore[no-any-return]
 
+    def write(self, method: str, address: str, body: Any) -> httpx.Response:
+        """A request as the page sends it, with its CSRF token."""
+        return self.http.request(method, address, json=body, headers={"X-CSRFToken": self.http.cookies["csrftoken"]})
+
+    def show(self, conversation: str, message: str) -> list[Frame]:
+        """Switch to the branch of a message; the visible messages."""
+        response = self.write("PATCH", f"/conversations/{conversation}", {"shown": message})
+        response.raise_for_status()
+        return response.json()["messages"]  # type: ignore[no-any-return]
+
     def stored(self, sent: Frame) -> Frame:
         """The answer of an `accepted` frame as the server has it stored."""
         messages = self.conversation(sent["conversation"])["messages"]
@@ -132,6 +142,12 @@ class Socket:
             if "id" in frame:
                 self.put(type="ack", generation=generation, id=frame["id"])
         return answer
+
+    def again(self, kind: str, model: str, **fields: Any) -> Frame:
+        """A request about a message that is there, such as `regenerate`; the `accepted` or `error` frame."""
+        key = fields.pop("key", str(uuid.uuid4()))
+        self.put(type=kind, key=key, model=model, options={}, **fields)
+        return self.until(lambda frame: frame.get("key") == key)
 
     def stop_all(self, sent: list[Frame]) -> dict[str, Frame]:
         """Stop these generations; the `done` frame of each by its id."""

@@ -5,6 +5,7 @@ import { Announcer } from "./components/announcer.js";
 import { Composer } from "./components/composer.js";
 import { ConnectionLine } from "./components/connection_line.js";
 import { ConversationList } from "./components/conversation_list.js";
+import { MessageEditor } from "./components/message_editor.js";
 import { ModelPicker } from "./components/model_picker.js";
 import { PageTitle } from "./components/page_title.js";
 import { ScrollKeeper } from "./components/scroll_keeper.js";
@@ -15,6 +16,7 @@ import { MODELS_RESOURCE } from "./helpers/addresses.js";
 import { part } from "./helpers/elements.js";
 import { COMPOSITION_KEY_CODE, IS_MAC, isNewChatShortcut } from "./helpers/keyboard.js";
 import { fetchUnlessAway } from "./helpers/resources.js";
+import { Branches } from "./models/branches.js";
 import { Catalog } from "./models/catalog.js";
 import { Chat } from "./models/chat.js";
 import { Connection } from "./models/connection.js";
@@ -41,6 +43,7 @@ const summaries = new Summaries(page);
 const catalog = new Catalog(page.models);
 const renderer = new MarkdownRenderer(app.dataset.markdownWorker);
 const chat = new Chat({ connection, generations, outbox, summaries });
+const branches = new Branches(chat, { token: app.dataset.csrf });
 const navigation = new Navigation(chat);
 
 chat.show(page.conversation);
@@ -51,7 +54,7 @@ const main = byId("main");
 const composer = new Composer(byId("composer"), { chat, catalog, drafts, limits: page.limits });
 const alertLine = new AlertLine(byId("alert"));
 const sidebar = new Sidebar(byId("sidebar"), { button: byId("sidebar-button"), backdrop: part(app, "backdrop"), main });
-const transcript = new Transcript(byId("transcript"), { chat, catalog, renderer });
+const transcript = new Transcript(byId("transcript"), { chat, catalog, renderer, drafts, makeEditor });
 const scrollKeeper = new ScrollKeeper(byId("scroll"), { content: byId("transcript"), jump: byId("jump") });
 const components = [
   transcript,
@@ -77,10 +80,11 @@ connection.start(() => generations.expectsFrames);
 if (!matchMedia("(any-pointer: coarse)").matches) composer.focus();
 
 function listenToComponents() {
-  app.addEventListener("chat:send", ({ detail }) => ask(detail.content));
+  app.addEventListener("chat:send", ({ detail }) => ask(detail, chat.send));
   app.addEventListener("chat:stop", () => chat.stop());
-  app.addEventListener("chat:retry", () => askAgain());
-  app.addEventListener("chat:edit", () => composer.giveBack(chat.conversation.lastQuestion.text));
+  app.addEventListener("chat:retry", ({ detail }) => ask(detail, chat.regenerate));
+  app.addEventListener("chat:reword", ({ detail }) => ask(detail, chat.edit));
+  app.addEventListener("chat:show", ({ detail }) => showBranch(detail));
   app.addEventListener("chat:open", ({ detail }) => go(detail.conversation));
   app.addEventListener("chat:model", () => composer.focus());
   app.addEventListener("chat:reload", () => location.reload());
@@ -99,13 +103,15 @@ function listenToModels() {
   });
   chat.addEventListener("refused", ({ detail }) => {
     if (detail.conversation === chat.conversation.id) {
-      if (detail.content !== null) composer.giveBack(detail.content);
+      if (detail.content !== null) giveBack(detail);
       alertLine.show(detail.message);
     } else if (detail.content !== null) {
       drafts.giveBack(detail.conversation, detail.content);
     }
   });
-  chat.addEventListener("trouble", ({ detail }) => alertLine.show(detail.message));
+  for (const model of [chat, branches]) {
+    model.addEventListener("trouble", ({ detail }) => alertLine.show(detail.message));
+  }
   // Also after the first one: something may have happened between the page and its socket.
   connection.addEventListener("open", refresh);
 }
@@ -130,25 +136,39 @@ function listenToReader() {
   part(app, "shortcut").textContent = IS_MAC ? "⇧⌘O" : "Ctrl ⇧ O";
 }
 
+// Here, and not where it is shown: the chain of imports would become too long (docs/browser.md).
+function makeEditor(message) {
+  return new MessageEditor({ chat, drafts, limits: page.limits, message });
+}
+
 function refresh() {
   chat.refresh();
   summaries.refresh();
 }
 
-function ask(content) {
+function ask(asked, request) {
   const { chosen } = catalog;
   if (chat.busy || !chosen) return;
   alertLine.hide();
-  chat.send({ content, model: chosen.slug, modelName: chosen.name });
+  request.call(chat, { ...asked, model: chosen.slug, modelName: chosen.name });
   scrollKeeper.pin();
 }
 
-function askAgain() {
-  const { chosen } = catalog;
-  if (!chosen) return;
+/** The text of a refused message, into its own box again. */
+function giveBack({ question, content }) {
+  const message = chat.conversation.find(question);
+  if (!message) {
+    composer.giveBack(content);
+    return;
+  }
+  drafts.writeEdit(message.id, content);
+  transcript.startEditing(message.key);
+}
+
+async function showBranch({ message, side }) {
   alertLine.hide();
-  chat.regenerate({ model: chosen.slug, modelName: chosen.name });
-  scrollKeeper.pin();
+  scrollKeeper.unpin();
+  if (await branches.show(message)) transcript.focusBranch(message, side);
 }
 
 function go(conversation) {

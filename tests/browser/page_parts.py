@@ -30,6 +30,10 @@ def answers(page: Page) -> Locator:
     return page.locator('[data-testid="message"][data-role="assistant"]')
 
 
+def messages(page: Page) -> Locator:
+    return page.get_by_test_id("message")
+
+
 def wait_for_state(answer: Locator, state: str) -> None:
     expect(answer).to_have_attribute("data-state", state, timeout=60_000)
 

@@ -2,6 +2,7 @@
 
 import { cloneTemplate, part, setText } from "../helpers/elements.js";
 import { count, formatFigures, formatWait, ordinal } from "../helpers/format.js";
+import { BranchSwitch } from "./branch_switch.js";
 import { RichText } from "./rich_text.js";
 
 const TRY_AGAIN = new Set(["failed", "interrupted"]);
@@ -10,6 +11,7 @@ export class AssistantMessage {
   element = cloneTemplate("assistant-message-template");
   #parts = new Map();
   #richText;
+  #branches = new BranchSwitch(part(this.element, "branches"));
 
   /** `key` names the message to the renderer. */
   constructor({ key, renderer }) {
@@ -29,7 +31,8 @@ export class AssistantMessage {
   }
 
   /** `isLast` tells whether the answer can be asked for again. */
-  update({ id, generation }, { isLast }) {
+  update(message, { isLast }) {
+    const { id, generation } = message;
     const { element } = this;
     element.dataset.messageId = id ?? "";
     element.dataset.state = generation.state;
@@ -41,7 +44,7 @@ export class AssistantMessage {
     this.#updateReasoning(generation);
     this.#updateWaiting(generation);
     this.#updateOutcome(generation, isLast);
-    this.#updateFoot(generation, isLast);
+    this.#updateFoot(message, isLast);
   }
 
   #part(name) {
@@ -81,9 +84,12 @@ export class AssistantMessage {
     this.#part("edit").hidden = !(isLast && generation.error?.code === "context_exceeded");
   }
 
-  #updateFoot(generation, isLast) {
-    const hasText = generation.text !== "";
-    this.#part("foot").hidden = !generation.final || (!hasText && TRY_AGAIN.has(generation.state));
+  #updateFoot(message, isLast) {
+    const { generation, siblings } = message;
+    const offers = generation.text !== "" || !TRY_AGAIN.has(generation.state);
+    this.#part("foot").hidden = siblings.length < 2 && !(generation.final && offers);
+    this.#part("actions").hidden = !generation.final || !offers;
+    this.#branches.update(message);
     // Where the outcome offers it in words, a second button would only repeat it.
     this.#part("retry").hidden = !isLast || TRY_AGAIN.has(generation.state);
     setText(this.#part("figures"), formatFigures(generation));

@@ -1,15 +1,10 @@
 // The box a message is written in, with the one button that sends or stops.
 
 import { emit, part, setText } from "../helpers/elements.js";
-import { isComposing } from "../helpers/keyboard.js";
-import { byteLength, cleanText } from "../helpers/text.js";
-import { formatBytes, formatContext } from "../helpers/format.js";
-
-// The whole frame may have 64 KiB, and JSON writes a line break or a quote in two bytes.
-const MOST_ENCODED_BYTES = 63 * 1024;
-const SURELY_TALL_UNITS = 8_000;
-// Touch alone: the on-screen keyboard's Enter is the only way to a new line.
-const TOUCH_ONLY = matchMedia("(any-pointer: coarse) and (not (any-pointer: fine))");
+import { formatContext } from "../helpers/format.js";
+import { ENTER_KEY_HINT, isComposing, meansSend } from "../helpers/keyboard.js";
+import { cleanText, lengthProblem } from "../helpers/text.js";
+import { fitToText } from "../helpers/textarea.js";
 
 export class Composer {
   #form;
@@ -43,7 +38,7 @@ export class Composer {
     this.#chat.addEventListener("opened", this.readDraft);
     this.#catalog.addEventListener("change", this.#update);
     window.addEventListener("resize", this.#grow);
-    this.#textarea.enterKeyHint = TOUCH_ONLY.matches ? "enter" : "send";
+    this.#textarea.enterKeyHint = ENTER_KEY_HINT;
     this.#adoptEarlyText();
   }
 
@@ -111,31 +106,18 @@ export class Composer {
   };
 
   #keyPressed = (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.altKey) return;
-    if (isComposing(event, this.#compositionEndedAt)) return;
-    const meansSend = event.ctrlKey || event.metaKey || !TOUCH_ONLY.matches;
-    if (!meansSend) return;
+    if (isComposing(event, this.#compositionEndedAt) || !meansSend(event)) return;
     event.preventDefault();
     this.#send();
   };
 
   #changed() {
-    this.#tooLong = this.#lengthProblem();
+    this.#tooLong = lengthProblem(this.#textarea.value, this.#limits.message_bytes);
     this.#grow();
     this.#update();
   }
 
-  #grow = () => {
-    const { style, value } = this.#textarea;
-    // Measuring thousands of lines at each key is slow, and they are over the limit of the stylesheet anyway.
-    if (value.length > SURELY_TALL_UNITS) {
-      style.blockSize = "100dvh";
-      return;
-    }
-    style.blockSize = "auto";
-    // The stylesheet ends the growth; its border is zero, so that the scroll height is the height.
-    style.blockSize = `${this.#textarea.scrollHeight}px`;
-  };
+  #grow = () => fitToText(this.#textarea);
 
   #update = () => {
     const running = this.#chat.busy;
@@ -170,18 +152,5 @@ export class Composer {
     if (this.#textarea.value.trim() === "") return "Write a message first";
     if (!this.#catalog.chosen) return "No model is set up";
     return this.#tooLong;
-  }
-
-  #lengthProblem() {
-    const text = this.#textarea.value;
-    const most = this.#limits.message_bytes;
-    // A UTF-16 unit is at most 3 bytes: most texts need no counting.
-    if (text.length * 3 <= most) return "";
-    const bytes = byteLength(cleanText(text));
-    if (bytes > most) return `Too long: ${formatBytes(bytes)} of at most ${formatBytes(most)}.`;
-    const encoded = byteLength(JSON.stringify(text));
-    if (encoded <= MOST_ENCODED_BYTES) return "";
-    const limit = formatBytes(MOST_ENCODED_BYTES);
-    return `Too long: ${formatBytes(encoded)} with its line breaks and quotes, of at most ${limit}.`;
   }
 }

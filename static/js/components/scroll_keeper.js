@@ -39,6 +39,11 @@ export class ScrollKeeper {
     this.#toEnd();
   }
 
+  /** Lets go: what is about to change is where the reader looks, not the end. */
+  unpin() {
+    this.#isPinned = false;
+  }
+
   get #distance() {
     const { scrollHeight, clientHeight, scrollTop } = this.#scroller;
     return scrollHeight - clientHeight - scrollTop;

@@ -3,6 +3,7 @@
 import { copyText } from "../helpers/clipboard.js";
 import { cloneTemplate, emit, oncePerFrame, part } from "../helpers/elements.js";
 import { AssistantMessage } from "./assistant_message.js";
+import { BranchSwitch } from "./branch_switch.js";
 import { EmptyPage } from "./empty_page.js";
 import { UserMessage } from "./user_message.js";
 
@@ -17,15 +18,18 @@ export class Transcript {
   #chat;
   #catalog;
   #renderer;
+  #editing;
   #messages = new Map();
   #placeholder = null;
   #update = oncePerFrame(() => this.#render());
 
-  constructor(element, { chat, catalog, renderer }) {
+  /** `drafts` and `makeEditor` are for questions that are written again. */
+  constructor(element, { chat, catalog, renderer, drafts, makeEditor }) {
     this.#element = element;
     this.#chat = chat;
     this.#catalog = catalog;
     this.#renderer = renderer;
+    this.#editing = { drafts, makeEditor };
   }
 
   connect() {
@@ -35,6 +39,7 @@ export class Transcript {
     this.#chat.addEventListener("asked", this.#render);
     this.#catalog.addEventListener("change", this.#update);
     this.#element.addEventListener("click", this.#clicked);
+    this.#element.addEventListener("chat:leave-editor", this.#editorLeft);
     this.#render();
   }
 
@@ -44,6 +49,21 @@ export class Transcript {
     this.#chat.removeEventListener("asked", this.#render);
     this.#catalog.removeEventListener("change", this.#update);
     this.#element.removeEventListener("click", this.#clicked);
+    this.#element.removeEventListener("chat:leave-editor", this.#editorLeft);
+  }
+
+  /** Draws at once, and gives the focus to the `side` button of the message that was switched to. */
+  focusBranch(id, side) {
+    this.#render();
+    const message = this.#element.querySelector(`[data-message-id="${CSS.escape(id)}"]`);
+    if (message) BranchSwitch.focus(message, side);
+  }
+
+  /** Draws at once, and opens the editor of a question on the screen; whether it is there. */
+  startEditing(key) {
+    this.#render();
+    this.#messages.get(key)?.startEditing();
+    return this.#messages.has(key);
   }
 
   #render = () => {
@@ -96,7 +116,9 @@ export class Transcript {
   }
 
   #add({ key, role }) {
-    const component = role === "user" ? new UserMessage() : new AssistantMessage({ key, renderer: this.#renderer });
+    const component =
+      role === "user" ? new UserMessage(this.#editing) : new AssistantMessage({ key, renderer: this.#renderer });
+    component.element.dataset.key = key;
     component.connect();
     this.#messages.set(key, component);
     return component;
@@ -106,11 +128,26 @@ export class Transcript {
     const button = target.closest("[data-action]");
     const action = button?.dataset.action;
     if (action === "copy") this.#copy(button);
-    else if (action === "retry") emit(this.#element, "chat:retry");
-    else if (action === "edit") emit(this.#element, "chat:edit");
+    else if (action === "retry") emit(button, "chat:retry", { message: keyOf(button) });
+    else if (action === "edit") this.#edit(button);
+    else if (action === "show") this.#showSibling(button);
     else if (action === "reopen") emit(this.#element, "chat:open", { conversation: this.#chat.conversation.id });
     else if (action === "prompt") emit(this.#element, "chat:send", { content: button.textContent });
   };
+
+  // At an answer it means the question before it.
+  #edit(button) {
+    const message = button.closest(".message");
+    const question = message.dataset.role === "user" ? message : message.previousElementSibling;
+    this.startEditing(question.dataset.key);
+  }
+
+  #editorLeft = ({ detail }) => this.#messages.get(detail.message)?.stopEditing();
+
+  #showSibling(button) {
+    const { message, part: side } = button.dataset;
+    if (message) emit(this.#element, "chat:show", { message, side });
+  }
 
   async #copy(button) {
     if (!(await copyText(button.closest(".message").rawText))) return;
@@ -121,4 +158,8 @@ export class Transcript {
       button.setAttribute("aria-label", "Copy");
     }, COPIED_MS);
   }
+}
+
+function keyOf(button) {
+  return button.closest(".message").dataset.key;
 }

@@ -19,10 +19,20 @@ export async function fetchUnlessAway(address) {
 }
 
 /** The resource at `address`. Raises ResourceError, and AbortError where `signal` says so. */
-export async function fetchResource(address, { signal } = {}) {
+export function fetchResource(address, { signal } = {}) {
+  return request(address, { signal, headers: { Accept: "application/json" } });
+}
+
+/** Sends `body` to `address`; what the server answers. `token` shows that the page is ours. Raises ResourceError. */
+export function sendResource(address, { method, body, token }) {
+  const headers = { Accept: "application/json", "Content-Type": "application/json", "X-CSRFToken": token };
+  return request(address, { method, headers, body: JSON.stringify(body) });
+}
+
+async function request(address, options) {
   let response;
   try {
-    response = await fetch(address, { signal, headers: { Accept: "application/json" } });
+    response = await fetch(address, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ResourceError(0, address);

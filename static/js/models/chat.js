@@ -3,8 +3,8 @@
 //   "asked"    a question, or another answer, has just been asked for
 //   "opened"   another conversation is on the screen, or is being fetched for it
 //   "named"    the conversation on the screen has got its id
-//   "refused"  detail {conversation, content, code, message}: the server did not take a request; `content` is null for
-//              another answer
+//   "refused"  detail {conversation, question, content, code, message}: the server did not take a request; `content` is
+//              null for another answer, `question` the key of the message that should have been edited, or null
 //   "trouble"  detail {message}: the server refused something else
 
 import { conversationResource } from "../helpers/addresses.js";
@@ -80,23 +80,24 @@ export class Chat extends EventTarget {
   }
 
   /** Asks; the question is on the screen at once and is sent as soon as it can be. */
-  send({ content, model, modelName, key = randomKey(), frame = null }) {
-    const conversation = this.conversation;
-    const entry = { key, type: "send", conversation: conversation.id, content, model, modelName, frame };
-    conversation.ask(entry);
-    this.#outbox.add({ ...entry, on: conversation });
-    this.#flush();
-    this.dispatchEvent(new Event("asked"));
-    this.#changed();
+  send({ content, model, modelName }) {
+    this.#ask({ type: "send", content, model, modelName });
   }
 
-  /** Asks for another answer beside the last one. */
-  regenerate({ model, modelName }) {
+  /** Asks the question with the key `message` in other words, beside it. */
+  edit({ message, content, model, modelName }) {
+    this.#ask({ type: "edit", message, content, model, modelName });
+  }
+
+  /** Asks for another answer beside the one with the key `message`. */
+  regenerate({ message, model, modelName }) {
+    this.#ask({ type: "regenerate", message, model, modelName });
+  }
+
+  #ask({ key = randomKey(), frame = null, ...asked }) {
     const conversation = this.conversation;
-    if (this.busy || conversation.last?.role !== "assistant") return;
-    const key = randomKey();
-    const entry = { key, type: "regenerate", conversation: conversation.id, model, modelName, frame: null };
-    conversation.askAgain(entry);
+    const entry = { ...asked, key, frame, conversation: conversation.id };
+    conversation.ask(entry);
     this.#outbox.add({ ...entry, on: conversation });
     this.#flush();
     this.dispatchEvent(new Event("asked"));
@@ -111,8 +112,18 @@ export class Chat extends EventTarget {
 
   /** Sends again what an earlier page of this tab left unanswered, for this conversation or another. */
   resume(entry) {
-    if (entry.conversation === this.conversation.id) this.send(entry);
+    if (entry.conversation === this.conversation.id) this.#ask(entry);
     else this.#outbox.add({ ...entry, on: new Conversation(entry.conversation) });
+  }
+
+  /** Takes a conversation that was changed by a request of its own, as the server tells it; false where it is outdated. */
+  take(conversation, stored) {
+    if (conversation !== this.conversation || this.conversation.request !== null) return false;
+    // A fetch that began before the change would bring the old state back.
+    conversation.revision += 1;
+    this.#merge(conversation, stored);
+    this.#changed();
+    return true;
   }
 
   /** Reads the conversation on the screen again; what may have been missed is in it. */
@@ -146,8 +157,9 @@ export class Chat extends EventTarget {
     const entry = key && this.#outbox.take(key);
     if (entry) {
       entry.on.withdraw(key);
-      const content = entry.content ?? null;
-      this.#tell("refused", { conversation: entry.on.id, content, code, message });
+      const { content = null, type } = entry;
+      const question = type === "edit" ? entry.message : null;
+      this.#tell("refused", { conversation: entry.on.id, question, content, code, message });
     } else {
       if (generation) this.#generations.refused(generation);
       this.#tell("trouble", { message });
@@ -184,8 +196,8 @@ export class Chat extends EventTarget {
     const subject = on.subjectOf(key);
     if (subject && subject.id === null) return null;
     const common = { type, key, conversation: on.id, model, options: {} };
-    if (type === "regenerate") return { ...common, message: subject.id };
-    return { ...common, parent: subject?.id ?? null, content };
+    if (type === "send") return { ...common, parent: subject?.id ?? null, content };
+    return { ...common, message: subject.id, ...(type === "edit" && { content }) };
   }
 
   /** One request at a time for each conversation, and once more where it changed meanwhile. */
@@ -229,7 +241,7 @@ export class Chat extends EventTarget {
   // The reader went elsewhere and came back before the server had answered.
   #readdPending() {
     for (const entry of this.#outbox.entries()) {
-      if (entry.conversation !== this.conversation.id || entry.type !== "send") continue;
+      if (entry.conversation !== this.conversation.id || entry.type === "regenerate") continue;
       entry.on = this.conversation;
       this.conversation.ask(entry);
     }

@@ -1,6 +1,6 @@
 // The messages of one conversation as the page knows them: what the server has stored, and what was asked just now.
 //
-// A message is {key, id, parent, role, text, generation, request}. `key` stays the same for as long as the page shows
+// A message is {key, id, parent, siblings, role, text, generation, request}. `key` stays the same for as long as the page shows
 // it; `id` is null until the server has told it; `request` is the key of the request that it waits for, or null. An
 // assistant message's text is its generation's.
 
@@ -23,8 +23,9 @@ export class Conversation {
     return this.messages.at(-1);
   }
 
-  get lastQuestion() {
-    return this.messages.findLast(({ role }) => role === "user");
+  /** The message of this key or id. */
+  find(identity) {
+    return this.messages.find(({ key, id }) => identity !== null && (key === identity || id === identity));
   }
 
   /** The generation that is on its way; undefined where the last answer is final or there is none. */
@@ -38,21 +39,20 @@ export class Conversation {
     return this.last?.request ?? null;
   }
 
-  /** Shows a question, and an empty answer, before the server has heard of them. */
-  ask({ key, content, model, modelName }) {
-    this.#add({ key, role: "user", text: content, request: key });
-    this.#addAnswer({ key, model, modelName });
+  /**
+   * Shows what is asked for before the server has heard of it: a question where there is `content`, and an empty answer;
+   * at the end, or in place of the message with the key `message` and of all below it.
+   */
+  ask({ key, type, message, content, model, modelName }) {
+    if (type !== "send") this.#replaced.set(key, this.messages.splice(this.#placeOf(message)));
+    if (content != null) this.#add({ key, role: "user", text: content, request: key });
+    const generation = new Generation({ model, modelName });
+    this.#add({ key: `${key}:answer`, role: "assistant", text: "", request: key, generation });
   }
 
-  /** Shows an empty answer in place of the last one. */
-  askAgain({ key, model, modelName }) {
-    this.#replaced.set(key, this.messages.pop());
-    this.#addAnswer({ key, model, modelName });
-  }
-
-  /** What a request is about: for a new question the message before it, for another answer the one it replaces. */
+  /** What a request is about: for a new question the message before it, for any other the one it replaces. */
   subjectOf(key) {
-    if (this.#replaced.has(key)) return this.#replaced.get(key);
+    if (this.#replaced.has(key)) return this.#replaced.get(key)[0];
     return this.messages[this.messages.findIndex(({ request }) => request === key) - 1];
   }
 
@@ -73,7 +73,7 @@ export class Conversation {
   withdraw(key) {
     this.revision += 1;
     this.messages = this.messages.filter(({ request }) => request !== key);
-    if (this.#replaced.has(key)) this.messages.push(this.#replaced.get(key));
+    this.messages.push(...(this.#replaced.get(key) ?? []));
     this.#replaced.delete(key);
   }
 
@@ -83,27 +83,28 @@ export class Conversation {
     this.title = stored.title;
     this.model = stored.model;
     const waiting = this.messages.filter(({ request }) => request !== null);
-    const replaced = new Set(Array.from(this.#replaced.values(), ({ id }) => id));
+    const replaced = new Set(Array.from(this.#replaced.values()).flatMap((messages) => messages.map(({ id }) => id)));
     const kept = stored.messages.filter(({ id }) => !replaced.has(id));
     this.messages = [...kept.map((message) => this.#merged(message, generationOf)), ...waiting];
   }
 
-  #merged({ id, parent, role, text, generation: stored }, generationOf) {
+  #merged({ id, parent, siblings, role, text, generation: stored }, generationOf) {
     const generation = stored && generationOf(stored, text);
     const known =
       this.messages.find((message) => message.id === id) ??
       (generation && this.messages.find((message) => message.generation === generation));
-    return { key: known?.key ?? id, id, parent, role, text, generation, request: null };
+    return { key: known?.key ?? id, id, parent, siblings, role, text, generation, request: null };
   }
 
-  #addAnswer({ key, model, modelName }) {
-    const generation = new Generation({ model, modelName });
-    this.#add({ key: `${key}:answer`, role: "assistant", text: "", request: key, generation });
+  // The end where it is not there: another branch is shown by now.
+  #placeOf(message) {
+    const place = this.messages.findIndex(({ key, id }) => key === message || id === message);
+    return place === -1 ? this.messages.length : place;
   }
 
   #add(message) {
     this.revision += 1;
-    this.messages.push({ id: null, parent: null, generation: null, ...message });
+    this.messages.push({ id: null, parent: null, siblings: [], generation: null, ...message });
   }
 
   // A request sent again after a reload may be one whose messages the page came with.

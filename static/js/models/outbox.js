@@ -1,5 +1,5 @@
 // Requests the server has not answered yet. Each keeps its key and, once sent, its exact body, so that sending it
-// again after a lost connection or a reload does nothing twice. Sends outlive a reload in sessionStorage.
+// again after a lost connection or a reload does nothing twice. What a person wrote outlives a reload in sessionStorage.
 
 import { readStored, writeStored } from "../helpers/storage.js";
 
@@ -9,8 +9,9 @@ export class Outbox {
   #entries = new Map();
 
   /**
-   * `entry` holds `key`, `type` ("send" or "regenerate"), `conversation` (id or null), `model`, `content` (send) and
-   * `frame`, which is null until it can be built: the message it answers may have no known id yet.
+   * `entry` holds `key`, `type` ("send", "edit" or "regenerate"), `conversation` (id or null), `model`, `content` (send,
+   * edit), `message` (edit, regenerate) and `frame`, which is null until it can be built: the message it is about may
+   * have no known id yet.
    */
   add(entry) {
     this.#entries.set(entry.key, entry);
@@ -30,15 +31,11 @@ export class Outbox {
   }
 
   store() {
-    const sends = this.entries().filter(({ type }) => type === "send");
-    const plain = sends.map(({ key, type, conversation, model, content, frame }) => ({
-      key,
-      type,
-      conversation,
-      model,
-      content,
-      frame,
-    }));
+    const written = this.entries().filter(({ type }) => type !== "regenerate");
+    // After a reload a message is known by its id alone, which the frame names.
+    const plain = written.map(({ key, type, conversation, model, content, frame }) => {
+      return { key, type, conversation, model, content, frame, message: frame?.message };
+    });
     writeStored("sessionStorage", STORED_AS, plain.length ? JSON.stringify(plain) : null);
   }
 
