@@ -27,6 +27,7 @@ ABSENT = "tiny-absent"  # in the catalog, never started
 ELSEWHERE = "tiny-elsewhere"  # its engine is one that a test starts, at ELSEWHERE_PORT
 ELSEWHERE_PORT = free_port()
 PACE_MS = {SLOW: 30, CROWD: 30}
+SLOTS_USUAL = 4
 SLOTS = {CROWD: 32}
 DEADLINE_S = 60.0
 
@@ -93,7 +94,7 @@ class Stack:
         """The worker of a model, started on first use and again where it has died; waits until it is ready."""
         running = self.processes.get(model)
         if running is None or running.poll() is not None:
-            pace, slots = str(PACE_MS.get(model, 0)), str(SLOTS.get(model, 4))
+            pace, slots = str(PACE_MS.get(model, 0)), str(SLOTS.get(model, SLOTS_USUAL))
             defaults = {"WORKER_PACE_MS": pace, "WORKER_THREADS": "1", "WORKER_SLOTS": slots}
             environment = {**defaults, **environment}
             running = self.start(model, "worker", "--model", model, "--device", "cpu", **environment)

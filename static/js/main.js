@@ -82,6 +82,10 @@ if (!matchMedia("(any-pointer: coarse)").matches) composer.focus();
 function listenToComponents() {
   app.addEventListener("chat:send", ({ detail }) => ask(detail, chat.send));
   app.addEventListener("chat:stop", () => chat.stop());
+  app.addEventListener("chat:move", ({ detail }) => {
+    const model = catalog.find(detail.model);
+    if (model) chat.move({ model: model.slug, modelName: model.name });
+  });
   app.addEventListener("chat:retry", ({ detail }) => ask(detail, chat.regenerate));
   app.addEventListener("chat:reword", ({ detail }) => ask(detail, chat.edit));
   app.addEventListener("chat:show", ({ detail }) => showBranch(detail));
@@ -130,8 +134,10 @@ function listenToReader() {
     if (document.visibilityState === "hidden") hiddenAt = Date.now();
     else if (Date.now() - hiddenAt > STALE_AFTER_MS) refresh();
   });
+  // Also while an answer waits: another model may have become free.
   setInterval(() => {
-    if (document.visibilityState === "visible" && catalog.chosen?.state !== "ready") catalog.refresh();
+    const isAsked = catalog.chosen?.state !== "ready" || chat.conversation.running?.state === "queued";
+    if (document.visibilityState === "visible" && isAsked) catalog.refresh();
   }, MODEL_CHECK_MS);
   part(app, "shortcut").textContent = IS_MAC ? "⇧⌘O" : "Ctrl ⇧ O";
 }

@@ -30,8 +30,8 @@ export class AssistantMessage {
     this.element.remove();
   }
 
-  /** `isLast` tells whether the answer can be asked for again. */
-  update(message, { isLast }) {
+  /** `isLast` tells whether the answer can be asked for again; `free` is a model that would begin at once. */
+  update(message, { isLast, free }) {
     const { id, generation } = message;
     const { element } = this;
     element.dataset.messageId = id ?? "";
@@ -42,7 +42,7 @@ export class AssistantMessage {
     this.#richText.show(generation.text);
     this.#updateNotice(generation);
     this.#updateReasoning(generation);
-    this.#updateWaiting(generation);
+    this.#updateWaiting(generation, free);
     this.#updateOutcome(generation, isLast);
     this.#updateFoot(message, isLast);
   }
@@ -63,7 +63,7 @@ export class AssistantMessage {
     setText(this.#part("reasoning-text"), reasoning);
   }
 
-  #updateWaiting(generation) {
+  #updateWaiting(generation, free) {
     const { state, position, etaS, text, final, stopping } = generation;
     const isWaiting = !final && text === "";
     this.#part("waiting").hidden = !isWaiting;
@@ -71,6 +71,12 @@ export class AssistantMessage {
     if (stopping) sentence = "Stopping…";
     else if (state === "queued" && position !== null) sentence = placeInLine(position, etaS);
     setText(this.#part("waiting-text"), sentence);
+    const move = this.#part("move");
+    move.hidden = !(isWaiting && state === "queued" && position !== null && !stopping && free);
+    if (free) {
+      move.dataset.model = free.slug;
+      setText(move, `Start now with ${free.name}`);
+    }
     this.element.ariaBusy = String(!final);
   }
 

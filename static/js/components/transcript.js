@@ -110,7 +110,8 @@ export class Transcript {
       const component = this.#messages.get(message.key) ?? this.#add(message);
       const next = previous ? previous.nextElementSibling : this.#element.firstElementChild;
       if (component.element !== next) this.#element.insertBefore(component.element, next);
-      component.update(message, { isLast: index === messages.length - 1 });
+      const free = message.generation?.state === "queued" ? this.#catalog.freeBeside(message.generation.model) : undefined;
+      component.update(message, { isLast: index === messages.length - 1, free });
       previous = component.element;
     });
   }
@@ -129,6 +130,7 @@ export class Transcript {
     const action = button?.dataset.action;
     if (action === "copy") this.#copy(button);
     else if (action === "retry") emit(button, "chat:retry", { message: keyOf(button) });
+    else if (action === "move") emit(this.#element, "chat:move", { model: button.dataset.model });
     else if (action === "edit") this.#edit(button);
     else if (action === "show") this.#showSibling(button);
     else if (action === "reopen") emit(this.#element, "chat:open", { conversation: this.#chat.conversation.id });

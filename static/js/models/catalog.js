@@ -25,6 +25,13 @@ export class Catalog extends EventTarget {
     return this.models.some(({ state }) => state === "ready");
   }
 
+  /** A model that would answer at once; undefined where none would. */
+  freeBeside(slug) {
+    return this.models.find(
+      (model) => model.slug !== slug && model.state === "ready" && model.waiting === 0 && model.running < model.slots,
+    );
+  }
+
   find(slug) {
     return this.models.find((model) => model.slug === slug);
   }

@@ -104,6 +104,12 @@ export class Chat extends EventTarget {
     this.#changed();
   }
 
+  /** Lets another model write the answer on the screen, which still waits. */
+  move({ model, modelName }) {
+    const running = this.conversation.running;
+    if (running) this.#generations.move(running, { model, modelName });
+  }
+
   /** Ends the answer on the screen. */
   stop() {
     const running = this.conversation.running;

@@ -23,6 +23,7 @@ export class Generation {
   tokensPerS = null;
   droppedMessages = 0;
   stopping = false;
+  #before = null;
 
   constructor({ id = null, model = "", modelName = "" }) {
     this.id = id;
@@ -47,6 +48,19 @@ export class Generation {
     this.#takeOutcome(stored);
   }
 
+  /** Another model is to answer what still waits; `moveBack` undoes that where the server refuses. */
+  moveTo({ model, modelName }) {
+    this.#before = { model: this.model, modelName: this.modelName };
+    Object.assign(this, { model, modelName, position: null, etaS: null });
+  }
+
+  moveBack() {
+    if (this.#before === null) return false;
+    Object.assign(this, this.#before);
+    this.#before = null;
+    return true;
+  }
+
   /** The server sends it again from the first character. */
   restart() {
     this.text = "";
@@ -57,6 +71,7 @@ export class Generation {
   /** Takes a frame of this generation; false where it tells nothing new. */
   apply(frame) {
     if (this.final) return false;
+    this.#before = null;
     if (frame.type === "queued") return this.#queue(frame);
     if (frame.type === "done") return this.#finish(frame);
     if (compareEventIds(frame.id, this.cursor) <= 0) return false;

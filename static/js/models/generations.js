@@ -67,6 +67,14 @@ export class Generations extends EventTarget {
     this.#changed(generation);
   }
 
+  /** Lets another model answer what still waits; said at once, and taken back where the server refuses. */
+  move(generation, { model, modelName }) {
+    if (generation.id === null || generation.state !== "queued") return;
+    if (!this.#connection.send({ type: "move", generation: generation.id, model })) return;
+    generation.moveTo({ model, modelName });
+    this.#changed(generation);
+  }
+
   receive(frame) {
     if (frame.type === "delta" || frame.type === "replace") this.#acknowledge(frame);
     const generation = this.#byId.get(frame.generation);
@@ -75,9 +83,13 @@ export class Generations extends EventTarget {
     if (frame.type === "done") this.#followed.delete(generation.id);
   }
 
-  /** The server refused to let this one be stopped or followed; the latter is not asked again on this connection. */
+  /** The server refused to let this one be moved, stopped or followed; the last is not asked again on this connection. */
   refused(id) {
     const generation = this.#byId.get(id);
+    if (generation?.moveBack()) {
+      this.#changed(generation);
+      return;
+    }
     if (generation?.stopping) {
       generation.stopping = false;
       return;
