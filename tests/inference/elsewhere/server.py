@@ -214,9 +214,13 @@ class Server:
     async def _close(self) -> None:
         if self._listening is not None:
             self._listening.close()
-        for writer in list(self._writers):
-            writer.transport.abort()
-        await asyncio.sleep(0.01)
+        # One that was accepted a moment ago has its task started only now.
+        quiet = 0
+        while quiet < 3:
+            quiet = 0 if self._writers else quiet + 1
+            for writer in list(self._writers):
+                writer.transport.abort()
+            await asyncio.sleep(0.01)
 
     def _on_loop(self, operation: Callable[[], Coroutine[Any, Any, None]]) -> None:
         assert self._loop is not None

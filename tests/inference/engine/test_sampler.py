@@ -212,7 +212,7 @@ def test_the_numbers_of_a_seed_are_even_and_never_change() -> None:
     assert sum(numbers) / 2000 == pytest.approx(0.5, abs=0.03)
 
 
-BROKEN = Choice(token=None, error="The model's logits are not finite.")
+BROKEN = Choice(token=None, error="The model's logits are not finite.", broken=True)
 KINDS = [
     Sampling(temperature=0),
     Sampling(temperature=1),
