@@ -6,6 +6,7 @@ import { Composer } from "./components/composer.js";
 import { ConnectionLine } from "./components/connection_line.js";
 import { ConversationList } from "./components/conversation_list.js";
 import { MessageEditor } from "./components/message_editor.js";
+import { ModelMenu } from "./components/model_menu.js";
 import { ModelPicker } from "./components/model_picker.js";
 import { PageTitle } from "./components/page_title.js";
 import { ScrollKeeper } from "./components/scroll_keeper.js";
@@ -54,9 +55,11 @@ const main = byId("main");
 const composer = new Composer(byId("composer"), { chat, catalog, drafts, limits: page.limits });
 const alertLine = new AlertLine(byId("alert"));
 const sidebar = new Sidebar(byId("sidebar"), { button: byId("sidebar-button"), backdrop: part(app, "backdrop"), main });
-const transcript = new Transcript(byId("transcript"), { chat, catalog, renderer, drafts, makeEditor });
+const modelMenu = new ModelMenu(byId("model-menu"), { catalog });
+const transcript = new Transcript(byId("transcript"), { chat, catalog, renderer, modelMenu, drafts, makeEditor });
 const scrollKeeper = new ScrollKeeper(byId("scroll"), { content: byId("transcript"), jump: byId("jump") });
 const components = [
+  modelMenu,
   transcript,
   scrollKeeper,
   composer,
@@ -152,7 +155,9 @@ function refresh() {
   summaries.refresh();
 }
 
-function ask(asked, request) {
+function ask({ slug, ...asked }, request) {
+  // As the server has it: a conversation goes on with the model that was last asked.
+  if (slug) catalog.select(slug);
   const { chosen } = catalog;
   if (chat.busy || !chosen) return;
   alertLine.hide();

@@ -6,8 +6,10 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.browser.page_parts import answers, ask, choose, messages, raw, wait_for_state, wait_for_text
-from tests.stack import SLOW, TINY, Stack
+from tests.stack import ABSENT, SLOW, TINY, Stack
 from tests.tiny.replies import COUNT, EMOJI, HELLO, REPLIES
+
+ABSENT_NAME = ABSENT.replace("-", " ").title()
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +94,46 @@ def test_a_switch_that_the_server_does_not_answer_says_so_and_changes_nothing(pa
     expect(page.get_by_test_id("error")).to_contain_text("could not be fetched")
     expect(branches(answers(page).last)).to_have_text("2/2")
     expect(messages(page)).to_have_count(2)
+
+
+def test_any_answer_is_given_again_by_another_model_chosen_by_keyboard(page: Page) -> None:
+    choose(page, TINY)
+    first = ask(page, HELLO)
+    wait_for_state(first, "done")
+    wait_for_state(ask(page, EMOJI), "done")
+    opener = answers(page).first.get_by_role("button", name="Answer again with another model")
+    opener.focus()
+    page.keyboard.press("Enter")
+    menu = page.get_by_test_id("model-menu")
+    items = menu.get_by_role("menuitem")
+    expect(items.first).to_be_focused()
+    expect(items.filter(has_text=ABSENT_NAME)).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(menu).to_be_hidden()
+    expect(opener).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(items.first).to_be_focused()
+    for _ in range(items.count()):
+        if "Tiny Slow" in str(page.evaluate("document.activeElement.textContent")):
+            break
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(menu).to_be_hidden()
+    expect(messages(page)).to_have_count(2)
+    expect(answers(page).last).to_contain_text("Tiny Slow")
+    expect(page.get_by_test_id("picker-button")).to_contain_text("Tiny Slow")
+    wait_for_state(answers(page).last, "done")
+    branches(answers(page).last).get_by_role("button", name="Previous version").click()
+    expect(messages(page)).to_have_count(4)
+
+
+def test_nothing_can_be_asked_again_while_an_answer_is_written(page: Page) -> None:
+    choose(page, TINY)
+    wait_for_state(ask(page, HELLO), "done")
+    choose(page, SLOW)
+    writing = ask(page, COUNT)
+    wait_for_text(writing, 10)
+    expect(answers(page).first.get_by_role("button", name="Try again")).to_be_disabled()
+    page.get_by_test_id("send").click()
+    wait_for_state(writing, "cancelled")
+    expect(answers(page).first.get_by_role("button", name="Try again")).to_be_enabled()

@@ -198,3 +198,20 @@ def test_what_cannot_be_edited_is_refused_and_leaves_nothing(stack: Stack, guest
         mine.put(type="edit", key=str(uuid.uuid4()), model=SLOW, **where)
         assert mine.until(lambda frame: frame["type"] == "error")["code"] == "bad_frame"
     assert Message.objects.filter(conversation=sent["conversation"]).count() == 2
+
+
+def test_an_answer_in_the_middle_is_given_again_by_another_model_and_the_old_branch_stays(
+    stack: Stack, guest: Guest
+) -> None:
+    for model in (TINY, SLOW):
+        stack.worker(model)
+    with guest.socket() as socket:
+        first, _ = socket.answer(HELLO, TINY)
+        leaf = guest.conversation(first["conversation"])["messages"][-1]["id"]
+        socket.answer(EMOJI, TINY, conversation=first["conversation"], parent=leaf)
+        again = socket.again("regenerate", SLOW, conversation=first["conversation"], message=leaf)
+        socket.read(again["generation"])
+    messages = guest.conversation(first["conversation"])["messages"]
+    assert [message["text"] for message in messages] == [HELLO, REPLIES[HELLO]]
+    assert (messages[-1]["siblings"][0], messages[-1]["generation"]["model"]) == (leaf, SLOW)
+    assert len(guest.show(first["conversation"], leaf)) == 4

@@ -30,8 +30,8 @@ export class AssistantMessage {
     this.element.remove();
   }
 
-  /** `isLast` tells whether the answer can be asked for again; `free` is a model that would begin at once. */
-  update(message, { isLast, free }) {
+  /** `isBusy` tells that nothing can be asked for now; `free` is a model that would begin at once. */
+  update(message, { isBusy, free }) {
     const { id, generation } = message;
     const { element } = this;
     element.dataset.messageId = id ?? "";
@@ -43,8 +43,8 @@ export class AssistantMessage {
     this.#updateNotice(generation);
     this.#updateReasoning(generation);
     this.#updateWaiting(generation, free);
-    this.#updateOutcome(generation, isLast);
-    this.#updateFoot(message, isLast);
+    this.#updateOutcome(generation, isBusy);
+    this.#updateFoot(message, isBusy);
   }
 
   #part(name) {
@@ -80,24 +80,26 @@ export class AssistantMessage {
     this.element.ariaBusy = String(!final);
   }
 
-  #updateOutcome(generation, isLast) {
+  #updateOutcome(generation, isBusy) {
     const outcome = this.#part("outcome");
     const sentence = outcomeSentence(generation);
     show(outcome, sentence !== "", generation.state === "failed" ? "error" : "notice");
     outcome.dataset.kind = generation.state;
     setText(this.#part("outcome-text"), sentence);
-    this.#part("outcome-retry").hidden = !(isLast && TRY_AGAIN.has(generation.state));
-    this.#part("edit").hidden = !(isLast && generation.error?.code === "context_exceeded");
+    this.#part("outcome-retry").hidden = !TRY_AGAIN.has(generation.state);
+    this.#part("outcome-retry").disabled = isBusy;
+    this.#part("edit").hidden = generation.error?.code !== "context_exceeded";
   }
 
-  #updateFoot(message, isLast) {
+  #updateFoot(message, isBusy) {
     const { generation, siblings } = message;
-    const offers = generation.text !== "" || !TRY_AGAIN.has(generation.state);
-    this.#part("foot").hidden = siblings.length < 2 && !(generation.final && offers);
-    this.#part("actions").hidden = !generation.final || !offers;
+    this.#part("foot").hidden = siblings.length < 2 && !generation.final;
+    this.#part("actions").hidden = !generation.final;
     this.#branches.update(message);
+    this.#part("copy").hidden = generation.text === "";
     // Where the outcome offers it in words, a second button would only repeat it.
-    this.#part("retry").hidden = !isLast || TRY_AGAIN.has(generation.state);
+    this.#part("retry").hidden = TRY_AGAIN.has(generation.state);
+    for (const name of ["retry", "choose"]) this.#part(name).disabled = isBusy;
     setText(this.#part("figures"), formatFigures(generation));
   }
 }

@@ -1,7 +1,7 @@
 // One row of the model picker.
 
 import { cloneTemplate, part, setText } from "../helpers/elements.js";
-import { formatContext } from "../helpers/format.js";
+import { formatContext, loadInWords } from "../helpers/format.js";
 
 // The bar is half full at this many answers; what waits counts double.
 const HALF_LOAD = 4;
@@ -44,13 +44,6 @@ export class ModelOption {
     if (badges.childElementCount === words.length) return;
     badges.replaceChildren(...words.map(badge));
   }
-}
-
-function loadInWords(state, loading, running, waiting) {
-  if (state === "off") return "not running";
-  if (state === "loading") return `loading ${Math.round(100 * loading)} %`;
-  if (running === 0 && waiting === 0) return "idle";
-  return `${running} answering, ${waiting} waiting`;
 }
 
 function badge(word) {

@@ -18,17 +18,19 @@ export class Transcript {
   #chat;
   #catalog;
   #renderer;
+  #modelMenu;
   #editing;
   #messages = new Map();
   #placeholder = null;
   #update = oncePerFrame(() => this.#render());
 
   /** `drafts` and `makeEditor` are for questions that are written again. */
-  constructor(element, { chat, catalog, renderer, drafts, makeEditor }) {
+  constructor(element, { chat, catalog, renderer, modelMenu, drafts, makeEditor }) {
     this.#element = element;
     this.#chat = chat;
     this.#catalog = catalog;
     this.#renderer = renderer;
+    this.#modelMenu = modelMenu;
     this.#editing = { drafts, makeEditor };
   }
 
@@ -106,14 +108,15 @@ export class Transcript {
       this.#messages.delete(key);
     }
     let previous = null;
-    messages.forEach((message, index) => {
+    for (const message of messages) {
       const component = this.#messages.get(message.key) ?? this.#add(message);
       const next = previous ? previous.nextElementSibling : this.#element.firstElementChild;
       if (component.element !== next) this.#element.insertBefore(component.element, next);
-      const free = message.generation?.state === "queued" ? this.#catalog.freeBeside(message.generation.model) : undefined;
-      component.update(message, { isLast: index === messages.length - 1, free });
+      const { generation } = message;
+      const free = generation?.state === "queued" ? this.#catalog.freeBeside(generation.model) : undefined;
+      component.update(message, { isBusy: this.#chat.busy, free });
       previous = component.element;
-    });
+    }
   }
 
   #add({ key, role }) {
@@ -131,6 +134,7 @@ export class Transcript {
     if (action === "copy") this.#copy(button);
     else if (action === "retry") emit(button, "chat:retry", { message: keyOf(button) });
     else if (action === "move") emit(this.#element, "chat:move", { model: button.dataset.model });
+    else if (action === "choose") this.#modelMenu.open(button, keyOf(button));
     else if (action === "edit") this.#edit(button);
     else if (action === "show") this.#showSibling(button);
     else if (action === "reopen") emit(this.#element, "chat:open", { conversation: this.#chat.conversation.id });

@@ -45,3 +45,11 @@ export function formatWait(seconds) {
 export function count(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }
+
+/** What a model has to do: "idle", "2 answering, 0 waiting", "loading 40 %". */
+export function loadInWords(state, loading, running, waiting) {
+  if (state === "off") return "not running";
+  if (state === "loading") return `loading ${Math.round(100 * loading)} %`;
+  if (running === 0 && waiting === 0) return "idle";
+  return `${running} answering, ${waiting} waiting`;
+}
