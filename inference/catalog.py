@@ -58,11 +58,14 @@ class Reasoning(Table, frozen=True):
 
 
 class SamplingDefaults(Table, frozen=True):
-    """How the model's makers advise to sample. temperature 0 is greedy, top_k 0 and top_p 1 filter nothing."""
+    """How the model's makers advise to sample. temperature 0 is greedy, top_k 0 and top_p 1 filter nothing, and a
+    repetition_penalty above 1 keeps a small model from saying the same for ever."""
 
     temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Meta(ge=0, le=1000)] = 0
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Meta(ge=1, le=2)] = 1.0
     max_tokens: Annotated[int, Meta(ge=1)] = 1024
 
 

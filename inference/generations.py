@@ -181,6 +181,8 @@ def _sampling(spec: ModelSpec, options: Options) -> Sampling:
         temperature=given.get("temperature", defaults.temperature),
         top_p=given.get("top_p", defaults.top_p),
         top_k=given.get("top_k", defaults.top_k),
+        min_p=defaults.min_p,
+        repetition_penalty=defaults.repetition_penalty,
         max_tokens=min(given.get("max_tokens", defaults.max_tokens), spec.context_length),
         seed=given.get("seed", secrets.randbits(63)),
         stop=given.get("stop", ()),

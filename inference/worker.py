@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from inference.weights import directory
 log = logging.getLogger("worker")
 
 DRAIN_S = 20.0
+LOG_LOADING_S = 5.0
 
 
 class EngineStep(bootsteps.StartStopStep):
@@ -88,16 +90,16 @@ def _served(name: str, spec: ModelSpec, device: str) -> Served:
 
 
 def _told(spec: ModelSpec, tell: Callable[[float], None]) -> Callable[[str, float], None]:
-    """What loading reports to: the picker with each step, the log with each tenth."""
-    logged = -1
+    """What loading reports to: the picker with each step, the log now and then."""
+    logged = -LOG_LOADING_S
 
     def on_progress(phase: str, share: float) -> None:
         nonlocal logged
         if phase != "weights":
             return
         tell(share)
-        if int(10 * share) > logged:
-            logged = int(10 * share)
+        if time.monotonic() - logged > LOG_LOADING_S or share >= 1:
+            logged = time.monotonic()
             log.info("loading", extra={"model": spec.slug, "share": round(share, 2)})
 
     return on_progress

@@ -184,6 +184,17 @@ def test_control_tokens_that_a_person_types_reach_the_model_as_text(stack: Stack
 
 
 @pytest.mark.default_model
+def test_a_message_is_sampled_as_its_models_makers_advise_where_it_says_nothing(
+    stack: Stack, guest: Guest, default_model_dir: object
+) -> None:
+    stack.worker("smollm2-135m-instruct")
+    with guest.socket() as socket:
+        sent, _ = socket.answer("Name a colour.", "smollm2-135m-instruct", options={"max_tokens": 8, "top_p": 0.5})
+    sampling = Generation.objects.get(pk=sent["generation"]).sampling
+    assert (sampling["temperature"], sampling["top_p"], sampling["repetition_penalty"]) == (0.2, 0.5, 1.1)
+
+
+@pytest.mark.default_model
 def test_the_default_model_knows_the_capital_of_france(stack: Stack, guest: Guest, default_model_dir: object) -> None:
     stack.worker("smollm2-135m-instruct")
     with guest.socket() as socket:
