@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import platform
 import random
 import warnings
@@ -34,6 +35,8 @@ WIDTH = 46
 GREEDY = Sampling(temperature=0.0, max_tokens=100_000)
 USUAL = Sampling(temperature=0.6, top_p=0.95, top_k=20, max_tokens=100_000, seed=1)
 COMPARED_STREAMS = 64
+WATCHED_STEPS = 16
+KV_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ def _decoding(
 ) -> dict[int, float]:
     """Tokens a second, by streams."""
     rates = {}
-    tokens_each = sizes.prompt + 2 * (sizes.warm_up + sizes.steps) + 512
+    # One block a stream, on a GPU: the 30B leaves no room for more at 256 streams.
+    tokens_each = KV_TOKENS * math.ceil((sizes.prompt + sizes.warm_up + sizes.steps + WATCHED_STEPS + 2) / KV_TOKENS)
     for streams in sizes.streams:
         engine = _engine(model, device, slots=streams, kv_tokens=streams * tokens_each)
         handles = _start(engine, model, streams, sizes, GREEDY)
@@ -139,7 +143,7 @@ def _decoding(
         figures = f"{1e3 * seconds:.2f} ms a step, {bound / seconds:.0%} of weights / bandwidth"
         _line(f"decoding, {streams} streams", f"{rates[streams]:,.0f} tokens/s  {figures}")
         if streams == max(sizes.streams):
-            _line("waits for the device, a step", _waits(engine, device, sizes.steps))
+            _line("waits for the device, a step", _waits(engine, device, WATCHED_STEPS))
         for handle in handles:
             handle.cancel()
         engine.step()

@@ -59,10 +59,11 @@ TINY_EXPERTS = {"moe_intermediate_size": 24, "num_experts": 8, "num_experts_per_
 
 @dataclass(frozen=True)
 class Weights:
-    """What a pass reads and multiplies. dense: the numbers of all but experts and embedding; experts: those of all
-    experts; chosen: the share of them that one token is sent to."""
+    """What a pass reads and multiplies. dense: the numbers of all but experts and embedding; head: those among them of
+    the output head; experts: those of all experts; chosen: the share of them that one token is sent to."""
 
     dense: int
+    head: int
     experts: int
     chosen: float
 
@@ -72,7 +73,8 @@ class Weights:
         sizes = {name: weight.numel() for name, weight in model.named_parameters() if "embed_tokens" not in name}
         experts = sum(size for name, size in sizes.items() if ".experts." in name)
         chosen = config.num_experts_per_tok / config.num_experts if experts else 0.0
-        return cls(sum(sizes.values()) - experts, experts, chosen)
+        head = sum(size for name, size in sizes.items() if name.startswith("lm_head"))
+        return cls(sum(sizes.values()) - experts, head, experts, chosen)
 
     def read(self, tokens: int) -> float:
         """How many numbers a pass over so many tokens reads, if each goes to experts by chance."""
@@ -80,8 +82,8 @@ class Weights:
 
     @property
     def multiplied(self) -> float:
-        """How many numbers a token is multiplied with."""
-        return self.dense + self.experts * self.chosen
+        """How many numbers each token of a prompt is multiplied with; the head gets the last one alone."""
+        return self.dense - self.head + self.experts * self.chosen
 
 
 def random_model(name: str, device: torch.device, *, tiny: bool) -> PreTrainedModel:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 
 import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 # The rate of decoding is that of the tokens between these two lengths: prompts and starts fall out.
 SHORT, LONG = 8, 72
@@ -27,6 +27,8 @@ def generate_rate(model: PreTrainedModel, prompts: Prompts) -> float:
 
 def continuous_rate(model: PreTrainedModel, prompts: Prompts) -> float:
     """Tokens a second of `generate_batch`, transformers' continuous batching."""
+    from transformers import ContinuousBatchingConfig  # not in every version
+
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
     inputs = [list(prompt) for prompt in prompts]
     # On a GPU it chooses for itself; a CPU's memory would be taken by half.

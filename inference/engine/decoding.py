@@ -78,8 +78,8 @@ class Decoder:
     def _capture(self, step: _Step) -> bool:
         """Whether it succeeded. What cannot be captured once is not tried again: it would be for the same reason."""
         self._cache.tables()
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
             step.capture(self._pool)
         except RuntimeError as error:
             log.warning("decoding goes on without CUDA graphs", extra={"reason": str(error)})

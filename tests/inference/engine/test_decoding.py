@@ -105,6 +105,19 @@ def test_a_padded_step_gives_what_each_token_gives_alone(kind: str, stage: Calla
     torch.testing.assert_close(again, wanted.flip(0), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there, captures succeed")
+@torch.inference_mode()
+def test_where_a_capture_fails_the_same_passes_go_on_and_the_log_says_so(
+    stage: Callable[[str], Stage], caplog: pytest.LogCaptureFixture
+) -> None:
+    staged = stage("llama")
+    wanted = staged.unpadded()
+    staged.decoder._captures = True
+    for _ in range(2):
+        torch.testing.assert_close(staged.decoder.read(staged.tokens()), wanted, rtol=1e-4, atol=1e-4)
+    assert [record.message for record in caplog.records] == ["decoding goes on without CUDA graphs"]
+
+
 @pytest.mark.parametrize("kind", [*PACKED])
 @torch.inference_mode()
 def test_a_step_asks_the_host_for_nothing(kind: str, stage: Callable[[str], Stage]) -> None:
@@ -114,6 +127,8 @@ def test_a_step_asks_the_host_for_nothing(kind: str, stage: Callable[[str], Stag
         staged.decoder.read(staged.tokens())
     assert len(watch.seen) > 10
     assert not watch.seen & ASKING
+    # One product for all experts, wherever there are any.
+    assert ("_grouped_mm" in watch.seen) is any("experts" in name for name, _ in staged.model.named_modules())
 
 
 @pytest.mark.parametrize("way", [Way.BY_BLOCK, Way.BY_TABLE])
