@@ -87,7 +87,7 @@ def arrival(engine: Engine, texts: Sequence[int]) -> dict[str, float]:
     busy = _latencies(engine, handles, until=late)
     first = perf_counter() - began
     for handle in handles:
-        handle.abort()
+        handle.cancel()
     engine.step()
     return {
         "p50_ms": 1000 * report.percentile(quiet, 0.5),
@@ -123,7 +123,7 @@ def sampler(vocabulary: int) -> list[float]:
         RowState(
             Sampling(temperature=0.8, top_p=0.9, top_k=40, seed=n),
             prompt_ids=(),
-            resumed_ids=(),
+            resume_ids=(),
             eos_ids=frozenset(),
             vocabulary=vocabulary,
             device=torch.device("cpu"),

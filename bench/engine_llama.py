@@ -98,7 +98,7 @@ class Llama:
         }
 
     def _put(self, member: int, token: int, place: int, *, is_last: bool) -> int:
-        batch, row = self._batch, self._batch.n_tokens
+        batch, row = self._batch, int(self._batch.n_tokens)
         batch.token[row], batch.pos[row], batch.logits[row] = token, place, is_last
         batch.n_seq_id[row], batch.seq_id[row][0] = 1, member
         batch.n_tokens = row + 1
