@@ -1,1 +1,1 @@
-"""The benchmarks of docs/benchmarks.md: `make bench`, or `python -m bench [stack|worker|load]` for one part."""
+"""The benchmarks of docs/benchmarks.md: `make bench`, or `python -m bench PART` for one part."""

@@ -128,18 +128,18 @@ class Linear(nn.Module):
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__()
-        self._kernel = kernel
+        self.kernel = kernel
 
     @property
     def weight(self) -> Tensor:
-        return self._kernel.weight
+        return self.kernel.weight
 
     @property
     def bias(self) -> Tensor | None:
-        return self._kernel.bias
+        return self.kernel.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._kernel(x)
+        return self.kernel(x)
 
 
 class Joint:
@@ -170,20 +170,20 @@ class Part(nn.Module):
 
     def __init__(self, joint: Joint, place: int) -> None:
         super().__init__()
-        self._joint = joint
+        self.joint = joint
         self._place = place
 
     @property
     def weight(self) -> Tensor:
-        return self._joint.kernel.weight.split_with_sizes(self._joint.sizes)[self._place]
+        return self.joint.kernel.weight.split_with_sizes(self.joint.sizes)[self._place]
 
     @property
     def bias(self) -> Tensor | None:
-        bias = self._joint.kernel.bias
-        return None if bias is None else bias.split_with_sizes(self._joint.sizes)[self._place]
+        bias = self.joint.kernel.bias
+        return None if bias is None else bias.split_with_sizes(self.joint.sizes)[self._place]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._joint.part(x, self._place)
+        return self.joint.part(x, self._place)
 
 
 class RmsNorm(nn.Module):

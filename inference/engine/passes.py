@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from inference.engine import paged, slot_attention, trial
 from inference.engine.attention import Layout, Segment
 from inference.engine.decoding import Decoder, Token
+from inference.engine.lean import slim
 from inference.engine.loading import LoadedModel
 from inference.engine.paged import PagedCache
 from inference.engine.paged_attention import PagedPass
@@ -128,6 +129,8 @@ class InSlots:
 
     def __init__(self, loaded: LoadedModel, shapes: Sequence[LayerShape], *, slots: int, budget_tokens: int) -> None:
         self._device, self._dtype = loaded.device, loaded.dtype
+        if loaded.device.type == "cpu":
+            slim(loaded.model)
         # A GPU's memory is taken at once, and not when it is first written.
         if loaded.device.type == "cuda":
             slots = max(1, min(slots, budget_tokens // loaded.context_length))

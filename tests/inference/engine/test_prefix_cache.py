@@ -113,12 +113,12 @@ def test_a_request_that_can_never_fit_ends_for_its_length(tiny: LoadedModel, bui
 
 def test_numbers_that_are_not_finite_reach_no_other_answer(tiny: LoadedModel, build_engine: Build) -> None:
     engine, ids = build_engine(slots=2), _ids(tiny, HISTORY)
-    layer = tiny.model.model.layers[0].self_attn.v_proj
+    embedding = tiny.model.get_input_embeddings()
 
     def break_it(module: torch.nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
         return torch.full_like(output, torch.nan)
 
-    hook = layer.register_forward_hook(break_it)
+    hook = embedding.register_forward_hook(break_it)
     try:
         assert finish(engine, engine.submit(ids, GREEDY, owner="ann"))[2].reason is FinishReason.ERROR
     finally:
