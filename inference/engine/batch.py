@@ -14,6 +14,7 @@ from inference.engine.sequence import Row
 from inference.types import FinishReason
 
 Chunks = Sequence[Chunk[Row]]
+WORKER_LOST = "worker_lost"  # as inference.errors calls it: what was written is kept, and can be gone on from
 
 
 class Batch:
@@ -53,9 +54,9 @@ class Batch:
         return self._advance(plan.chunks) if plan.chunks else 0
 
     def end_all(self, error: str) -> None:
-        """End whatever is left with FinishReason.ERROR."""
+        """End whatever is left with FinishReason.ERROR, and say that it is not the requests' fault."""
         for row in self._rows():
-            self._end(row, FinishReason.ERROR, error)
+            self._end(row, FinishReason.ERROR, error, code=WORKER_LOST)
 
     def take_urgent(self) -> bool:
         """Whether a first token or an end was given out since the last call."""
@@ -134,21 +135,21 @@ class Batch:
         whoever runs reads all tokens again. So does who fails for the first time, as the fault may have been in what
         another pass had left; who fails twice ends.
         """
+        if all_failed:
+            # Before anybody ends: where clearing fails, nobody has failed but the machine. Nobody holds a place then.
+            self._scheduler.restart()
+            self._passes.clear()
         for row, error in failed.items():
             if not all_failed:
                 self._passes.spoil(row)
+                self._scheduler.preempt(row)
             if row.failed:
                 self._end(row, FinishReason.ERROR, error)
-            elif not all_failed:
-                self._scheduler.preempt(row)
             row.failed = True
-        if all_failed:
-            self._passes.clear()
-            self._scheduler.restart()
 
-    def _end(self, row: Row, reason: FinishReason, error: str = "") -> None:
+    def _end(self, row: Row, reason: FinishReason, error: str = "", *, code: str = "") -> None:
         self._scheduler.remove(row)
-        row.end(reason, error)
+        row.end(reason, error, code=code)
         self._urgent = True
 
 

@@ -86,13 +86,13 @@ class Row(Job):
         self.finished = self._reason(token)
         self._prepare()
 
-    def end(self, reason: FinishReason, error: str = "") -> None:
+    def end(self, reason: FinishReason, error: str = "", *, code: str = "") -> None:
         """Give out the text still held back, if any, and the one Finished."""
         self.finished = reason
         if reason is not FinishReason.ERROR:
             for piece in self._text.flush():
                 self.handle.put(Delta(token_ids=(), text=piece.text, channel=piece.channel))
-        self.handle.put(Finished(reason=reason, error=error, cached_tokens=self._cached_tokens or 0))
+        self.handle.put(Finished(reason=reason, error=error, cached_tokens=self._cached_tokens or 0, code=code))
 
     def _read(self, token: int) -> Piece:
         """What the token completes; one that ends the answer has no text, and all others have been fed before it."""

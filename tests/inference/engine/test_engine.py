@@ -13,6 +13,7 @@ from inference.engine.engine import Engine
 from inference.engine.loading import LoadedModel
 from inference.engine.prompts import build
 from inference.engine.requests import EngineClosed, InvalidRequest, QueueFull
+from inference.errors import WorkerLost
 from inference.types import Delta, Finished, FinishReason, Sampling, Turn
 from tests.inference.engine.conftest import collect, finish
 from tests.tiny.replies import COUNT, EMOJI, HELLO, NAME, REPLIES, SCRIPTS, STORY, STORY_STOP
@@ -246,7 +247,7 @@ def test_closing_ends_every_handle_once_and_refuses_more(started: Start, ids: Id
     for handle in handles:
         *_, end = list(handle)
         assert isinstance(end, Finished)
-        assert end.reason is FinishReason.ERROR
+        assert (end.reason, end.code) == (FinishReason.ERROR, WorkerLost.code)
         assert handle.get() is None
     with pytest.raises(EngineClosed):
         engine.submit(ids(HELLO), GREEDY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from inference.engine.loading import LoadedModel
 from inference.engine.passes import CacheKind
 from inference.engine.prompts import build
 from inference.engine.requests import Handle
+from inference.errors import WorkerLost
 from inference.types import Finished, FinishReason, Grammar, GrammarKind, Sampling, Turn
 from tests.inference.engine.conftest import collect, finish
 from tests.tiny.replies import COUNT, HELLO, MARKDOWN, NAME, REPLIES, SCRIPTS, STORY
@@ -181,3 +183,19 @@ def test_answers_that_grow_past_memory_say_what_they_say_alone(
     assert [collect(handle)[:2] for handle in handles] == expected
     assert most > 1
     assert engine.stats().kv_share == 0
+
+
+def test_an_engine_whose_thread_dies_ends_its_answers_as_those_of_a_lost_worker(
+    tiny: LoadedModel, ids: Ids, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU that has failed for good nothing can be cleared any more."""
+    engine = Engine(tiny)
+    handles = begun(engine, ids, steps=3)
+    engine._passes._cache._layers[:] = [None]  # neither read nor cleared without an error
+    monkeypatch.setattr(threading, "excepthook", lambda failure: None)
+    engine.start()
+    engine._thread.join(timeout=30)
+    assert not engine.alive
+    for handle in handles.values():
+        *_, end = iter(lambda get=handle.get: get(timeout=1), None)
+        assert (end.reason, end.code) == (FinishReason.ERROR, WorkerLost.code)
