@@ -23,6 +23,8 @@ from inference.stream import pack_ids
 from inference.types import FinishReason
 
 LEASE_S = 15
+# An answer whose worker is lost goes on elsewhere, unless it has cost so many workers: it may be what ends them.
+CRASHES_MAX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,11 @@ class Generation(models.Model):
     @property
     def is_terminal(self) -> bool:
         return self.state not in self.ACTIVE
+
+    @property
+    def may_crash_again(self) -> bool:
+        """Whether it may go on once more after the worker that has it now is lost."""
+        return self.crashes + 1 < CRASHES_MAX
 
     @property
     def ttft_ms(self) -> int | None:

@@ -28,8 +28,6 @@ RESEND_AFTER_S = 5
 GIVE_UP_AFTER_S = 60
 ABANDON_AFTER_S = 600
 BATCH = 100
-# An answer whose worker is lost goes on elsewhere, unless it has cost so many workers: it may be what ends them.
-CRASHES_MAX = 2
 # What is wrong with one row or its log alone; where Redis or PostgreSQL is away, the others would not fare better.
 UNREADABLE = (ResponseError, DatabaseError, ValueError, KeyError, struct.error)
 
@@ -105,7 +103,7 @@ def _recover(generation: Generation) -> bool:
     """
     stream.fence(generation.pk, generation.epoch + 1)
     written = _written(generation)
-    if generation.crashes + 1 < CRASHES_MAX and generation.hand_back(written, crashed=True):
+    if generation.may_crash_again and generation.hand_back(written, crashed=True):
         _send(generation)
     elif generation.finish(_outcome(generation), written, crashed=True):
         _announce_end(generation)

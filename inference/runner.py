@@ -117,15 +117,14 @@ class Runner:
         return _outcome(answer)
 
     def _end(self, answer: Answer, outcome: Outcome) -> None:
-        """Write the terminal row, then mark the log's end; where the worker is drained, hand the answer back instead.
+        """Write the terminal row, then mark the log's end; where the worker ends first, hand the answer back instead.
 
         Writes nothing for an answer that is lost.
         """
         # A save of the saver's that is under way finds the row no longer running.
         self.writers.remove(answer)
         row = answer.generation
-        cut_off = self.host.drained and outcome.state == Generation.State.CANCELLED
-        if cut_off and not answer.lost and _stored(lambda: row.hand_back(answer.progress())):
+        if not answer.lost and self._hand_back(answer, outcome):
             return
         if answer.lost or not _finish(answer, outcome):
             log.warning("lost to a newer epoch", extra={"generation": row.pk})
@@ -138,6 +137,14 @@ class Runner:
         except (RedisError, Fenced):
             log.warning("token log unreachable", extra={"generation": row.pk})
         _report(row)
+
+    def _hand_back(self, answer: Answer, outcome: Outcome) -> bool:
+        """Queue an answer again that was cut off by a drain, or with the model itself, which counts as a crash."""
+        row = answer.generation
+        if self.host.drained and outcome.state == Generation.State.CANCELLED:
+            return _stored(lambda: row.hand_back(answer.progress()))
+        crashed = outcome.state == Generation.State.INTERRUPTED and not self.host.served.alive
+        return crashed and row.may_crash_again and _stored(lambda: row.hand_back(answer.progress(), crashed=True))
 
 
 def _stored(operation: Callable[[], T]) -> T:

@@ -153,7 +153,7 @@ class Engine:
     @property
     def alive(self) -> bool:
         """Whether the engine's thread runs; False before start() and once it has ended."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive() and not self._closing
 
     def start(self) -> None:
         """Run step() on a thread of the engine's own until close()."""

@@ -137,3 +137,26 @@ def test_an_answer_that_comes_back_to_the_worker_that_lost_it_is_left_alone_by_i
     new_thread.join()
     row = Generation.objects.get(pk=generation.pk)
     assert (row.state, row.text, row.epoch) == ("done", REPLIES[STORY], 3)
+
+
+def test_an_engine_that_dies_hands_its_answer_to_another_worker_but_not_a_second_time(
+    loaded: LoadedModel, owner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda failure: None)
+    generation = queued(owner, prompt=[{"role": "user", "content": STORY}])
+
+    def dies_after(steps: int) -> Generation:
+        engine, runner = _runner(loaded)
+        _, writing = _begin(engine, runner, generation)
+        for _ in range(steps):
+            engine.step()
+        engine._passes._cache._layers[:] = [None]  # neither read nor cleared without an error
+        engine.start()
+        writing.join()
+        return Generation.objects.get(pk=generation.pk)
+
+    row = dies_after(5)
+    assert (row.state, row.crashes, row.completion_tokens) == ("queued", 1, 5)
+    row = dies_after(3)
+    assert (row.state, row.error_code, row.crashes, row.completion_tokens) == ("interrupted", "worker_lost", 1, 8)
+    assert REPLIES[STORY].startswith(row.text)
