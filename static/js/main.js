@@ -7,6 +7,7 @@ import { ConnectionLine } from "./components/connection_line.js";
 import { ConversationList } from "./components/conversation_list.js";
 import { ModelPicker } from "./components/model_picker.js";
 import { PageTitle } from "./components/page_title.js";
+import { ShareDialog } from "./components/share_dialog.js";
 import { ScrollKeeper } from "./components/scroll_keeper.js";
 import { Sidebar } from "./components/sidebar.js";
 import { ThemeSwitch } from "./components/theme_switch.js";
@@ -23,6 +24,7 @@ import { Generations } from "./models/generations.js";
 import { MarkdownRenderer } from "./models/markdown.js";
 import { Navigation } from "./models/navigation.js";
 import { Outbox } from "./models/outbox.js";
+import { Sharing } from "./models/sharing.js";
 import { Summaries } from "./models/summaries.js";
 
 // After this long in the background a page may have missed what happened in other tabs.
@@ -64,6 +66,7 @@ const components = [
   new ConnectionLine(byId("connection"), { connection }),
   new PageTitle(byId("title"), { chat, summaries }),
   new ThemeSwitch(byId("theme-switch")),
+  new ShareDialog(byId("share-dialog"), { button: byId("share-button"), chat, sharing: new Sharing(byId("share-dialog").dataset.csrf) }),
   new Announcer(byId("announcer"), { chat }),
 ];
 for (const component of components) component.connect();
