@@ -8,7 +8,7 @@ from time import monotonic
 
 from bench import place, report
 
-PARTS = ("stack", "worker", "load", "engine")
+PARTS = ("stack", "worker", "load", "engine", "share")
 
 
 def main() -> None:
