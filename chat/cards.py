@@ -32,7 +32,7 @@ def draw(title: str, models: tuple[str, ...]) -> bytes:
     image = Image.new("RGB", SIZE, PAGE)
     canvas = ImageDraw.Draw(image)
     canvas.rectangle((0, 0, SIZE[0], 12), fill=ACCENT)
-    _mark(canvas)
+    _mark(image, canvas)
     shown = _plain(title)
     if not _is_drawable(shown):
         shown = UNTITLED
@@ -50,8 +50,11 @@ def draw(title: str, models: tuple[str, ...]) -> bytes:
     return file.getvalue()
 
 
-def _mark(canvas: ImageDraw.ImageDraw) -> None:
-    canvas.rounded_rectangle((MARGIN, 76, MARGIN + 84, 160), radius=26, fill=ACCENT)
+def _mark(image: Image.Image, canvas: ImageDraw.ImageDraw) -> None:
+    # Pillow does not smooth its shapes: drawn four times as large, and made small.
+    large = Image.new("L", (4 * 84, 4 * 84))
+    ImageDraw.Draw(large).rounded_rectangle((0, 0, 4 * 84 - 1, 4 * 84 - 1), radius=4 * 26, fill=255)
+    image.paste(ACCENT, (MARGIN, 76), large.resize((84, 84)))
     canvas.text((MARGIN + 42, 116), "λ", font=_font(56), fill="#ffffff", anchor="mm", stroke_width=1)
     canvas.text((MARGIN + 108, 118), "Lambda Chat", font=_font(38), fill=TEXT, anchor="lm", stroke_width=1)
 

@@ -110,7 +110,7 @@ def continue_from(owner: User, token: str) -> Conversation:
     messages = snapshots.read(share.messages)
     model = next((message.model for message in reversed(messages) if message.model), "")
     with transaction.atomic():
-        User.objects.select_for_update(no_key=True).get(pk=owner.pk)
+        _lock(owner.pk)
         since = timezone.now() - timedelta(hours=1)
         if Conversation.objects.owned_by(owner).filter(created_at__gt=since).count() >= settings.SHARE_COPIES_PER_HOUR:
             raise TooManyCopies(limit=settings.SHARE_COPIES_PER_HOUR)
@@ -120,6 +120,11 @@ def continue_from(owner: User, token: str) -> Conversation:
 def forget_expired() -> int:
     """Delete the shares that have expired. Returns how many there were."""
     return Share.objects.expired().delete()[0]
+
+
+def _lock(owner_id: uuid.UUID) -> None:
+    if not User.objects.select_for_update(no_key=True).filter(pk=owner_id):
+        raise NotFound
 
 
 def _living(token: str) -> Share:
@@ -144,8 +149,10 @@ def _write(owner: User | None, conversation_id: uuid.UUID, choice: Choice, field
         "updated_at": timezone.now(),
     }
     with transaction.atomic():
-        User.objects.select_for_update(no_key=True).get(pk=conversation.owner_id)
-        conversations.read(owner, conversation_id)
+        # The owner's row makes the limit exact; who deletes a conversation locks it first, as this does.
+        _lock(conversation.owner_id)
+        if not Conversation.objects.owned_by(owner).select_for_update(no_key=True).filter(pk=conversation_id):
+            raise NotFound
         Share.objects.owned_by(owner).expired().delete()
         share = Share.objects.filter(conversation=conversation).first()
         if share is None:

@@ -120,6 +120,14 @@ def test_what_was_found_is_pointed_out_and_masked(page: Page) -> None:
     assert "ann@example" not in html
     assert "[e-mail address removed]" in html
 
+    dialog.get_by_role("button", name="Close").click()
+    wait_for_state(ask(page, "Call me at +49 30 901820"), "done")
+    page.goto("/shares")
+    page.get_by_role("button", name="Update").click()
+    expect(page.get_by_test_id("share")).to_have_count(1)
+    page.get_by_test_id("share").get_by_role("link").first.click()
+    expect(page.get_by_text("Call me at [phone number removed]")).to_be_visible()
+
 
 def test_a_refusal_and_a_lost_network_are_told_in_the_dialog(page: Page) -> None:
     choose(page, TINY)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
+from threading import Barrier
 
 import pytest
 from django.conf import settings
+from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts.models import User
@@ -212,6 +216,45 @@ def test_one_share_too_many_is_refused_and_an_update_is_not(owner: User) -> None
     assert shares.update(owner, last.pk).token == share.token
     shares.revoke(owner, rows[0].pk)
     _put(talk(owner, "q", "a"))
+
+
+def _at_once(*actions: Callable[[], object]) -> list[object]:
+    """What each gives back, or the error it raises, when all begin at the same moment on threads of their own."""
+    start = Barrier(len(actions))
+
+    def run(action: Callable[[], object]) -> object:
+        start.wait()
+        try:
+            return action()
+        except NotFound as error:
+            return error
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return list(pool.map(run, actions))
+
+
+@transaction.atomic
+def _delete(conversation: uuid.UUID) -> None:
+    Conversation.objects.select_for_update().get(pk=conversation).delete()
+
+
+def test_two_tabs_that_share_at_once_get_the_same_address(owner: User) -> None:
+    conversation = talk(owner, "q", "a")
+    made = _at_once(*[lambda: _put(conversation).token] * 4)
+    assert len(set(made)) == 1
+    assert Share.objects.filter(conversation=conversation).count() == 1
+
+
+def test_a_conversation_deleted_while_it_is_shared_leaves_no_share(owner: User) -> None:
+    for _ in range(5):
+        conversation = talk(owner, "q", "a")
+        pk = conversation.pk
+        put = partial(shares.put, owner, pk, PLAIN, expires=None)
+        shared, _ = _at_once(put, partial(_delete, pk))
+        assert isinstance(shared, Share | NotFound)
+        assert not Share.objects.filter(conversation=pk).exists()
 
 
 def test_an_older_renderers_html_is_made_again_once(owner: User) -> None:

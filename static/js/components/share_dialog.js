@@ -158,13 +158,14 @@ export class ShareDialog {
     this.#part("expires").value = expiryChoice(share);
   }
 
-  /** What was found is masked unless the reader says otherwise, or said so before. */
+  // What was found is masked unless its owner says otherwise, or said so before. Kinds that were not found are asked for
+  // too, unseen: an update by the list of shares masks what came later, as nobody looks at it then.
   #showFound(found, share) {
     this.#part("found").hidden = found.length === 0;
     for (const label of this.#part("found").querySelectorAll("label")) {
       const finding = found.find(({ kind }) => kind === label.dataset.kind);
       label.hidden = !finding;
-      label.querySelector("input").checked = Boolean(finding) && (!share || share.masked.includes(finding.kind));
+      label.querySelector("input").checked = !share || share.masked.includes(label.dataset.kind);
       setText(part(label, "count"), finding ? findingWords(finding) : "");
       setText(part(label, "example"), finding?.example ?? "");
     }
