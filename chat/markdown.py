@@ -2,7 +2,7 @@
 
 The same dialect as static/js/worker/markdown.js: CommonMark with tables and strikethrough, raw HTML is text, an image
 is a link to it, only http, https and mailto are addresses. What comes out loads nothing and runs nothing: nh3 has the
-last word on it, and the page's policy would refuse the rest. Formulas stay as they were written.
+last word on it, and the page's policy would refuse the rest. Formulas and bare addresses stay as they were written.
 """
 
 from __future__ import annotations

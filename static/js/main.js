@@ -119,7 +119,8 @@ function listenToReader() {
       event.preventDefault();
       go(null);
     } else if (event.key === "Escape" && !event.isComposing && event.keyCode !== COMPOSITION_KEY_CODE) {
-      chat.stop();
+      // An open dialog is what Escape closes, wherever the focus is.
+      if (!document.querySelector("dialog[open]")) chat.stop();
     }
   });
   let hiddenAt = 0;

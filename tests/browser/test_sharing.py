@@ -10,9 +10,9 @@ import pytest
 from django.db import connection
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.page_parts import ask, choose, conversation_id, wait_for_state
-from tests.stack import TINY, Stack
-from tests.tiny.replies import EMOJI, HELLO, MARKDOWN, REPLIES
+from tests.browser.page_parts import ask, choose, conversation_id, raw, wait_for_state
+from tests.stack import SLOW, TINY, Stack
+from tests.tiny.replies import COUNT, EMOJI, HELLO, MARKDOWN, REPLIES
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def test_a_conversation_is_shared_copied_updated_and_revoked(page: Page) -> None
     assert REPLIES[EMOJI] in page.request.get(address).text()
 
     dialog.get_by_role("button", name="Stop sharing").click()
-    expect(dialog.get_by_role("button", name="Create link")).to_be_visible()
+    expect(dialog.get_by_role("button", name="Create link")).to_be_focused()
     assert page.request.get(address).status == 404
     assert page.request.get(f"{address}/card.png").status == 404
 
@@ -141,6 +141,26 @@ def test_a_refusal_and_a_lost_network_are_told_in_the_dialog(page: Page) -> None
     dialog.get_by_role("button", name="Create link").click()
     expect(page.get_by_test_id("share-address")).to_be_visible()
     expect(dialog.get_by_role("alert")).to_be_hidden()
+
+
+def test_an_unfinished_answer_is_refused_with_a_sentence_and_escape_does_not_stop_it(page: Page, stack: Stack) -> None:
+    stack.worker(SLOW)
+    choose(page, SLOW)
+    answer = ask(page, COUNT)
+    wait_for_state(answer, "running")
+    _open_dialog(page)
+    dialog = page.get_by_test_id("share-dialog")
+    dialog.get_by_role("button", name="Create link").click()
+    expect(dialog.get_by_role("alert")).to_have_text(
+        "An answer is still being written. Wait for it, or stop it, and share again."
+    )
+    expect(dialog.get_by_role("button", name="Create link")).to_be_focused()
+    # Wherever the focus is.
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    wait_for_state(answer, "done")
+    assert raw(answer) == REPLIES[COUNT]
 
 
 def test_the_list_of_shares_copies_and_revokes(page: Page) -> None:

@@ -25,7 +25,6 @@ export class ShareDialog {
   connect() {
     this.#button.addEventListener("click", this.#open);
     this.#element.addEventListener("click", this.#clicked);
-    this.#element.addEventListener("keydown", this.#keyPressed);
     this.#part("form").addEventListener("submit", this.#submitted);
     for (const type of ["change", "opened", "named"]) this.#chat.addEventListener(type, this.#update);
     this.#update();
@@ -35,7 +34,6 @@ export class ShareDialog {
     this.#element.close();
     this.#button.removeEventListener("click", this.#open);
     this.#element.removeEventListener("click", this.#clicked);
-    this.#element.removeEventListener("keydown", this.#keyPressed);
     this.#part("form").removeEventListener("submit", this.#submitted);
     for (const type of ["change", "opened", "named"]) this.#chat.removeEventListener(type, this.#update);
   }
@@ -65,11 +63,6 @@ export class ShareDialog {
     else if (pressed === "address") target.select();
   };
 
-  // Escape closes the dialog, and should not stop an answer as well.
-  #keyPressed = (event) => {
-    if (event.key === "Escape") event.stopPropagation();
-  };
-
   async #load() {
     const conversation = this.#conversation;
     this.#showPart("waiting");
@@ -93,7 +86,7 @@ export class ShareDialog {
     this.#change(async () => {
       this.#showShare(await this.#sharing.save(this.#conversation, this.#choice()));
       this.#tell(wasShared ? "The link shows the conversation as it is now." : "The link is made.");
-      this.#part("copy").focus();
+      return this.#part("copy");
     });
   };
 
@@ -102,22 +95,26 @@ export class ShareDialog {
       await this.#sharing.revoke(this.#conversation);
       this.#showShare(null);
       this.#tell("The link is gone.");
-      this.#part("save").focus();
+      return this.#part("save");
     });
   }
 
+  /** Runs a change that gives back what gets the focus; refused, it goes back to where it was. */
   async #change(action) {
     const buttons = [this.#part("save"), this.#part("revoke")];
+    let focused = document.activeElement;
     for (const button of buttons) button.disabled = true;
     this.#part("error").hidden = true;
     try {
-      await action();
+      focused = await action();
     } catch (error) {
       if (!(error instanceof SharingError)) throw error;
       setText(this.#part("error"), error.message);
       this.#part("error").hidden = false;
     } finally {
       for (const button of buttons) button.disabled = false;
+      // A disabled button has lost the focus.
+      focused.focus();
     }
   }
 
