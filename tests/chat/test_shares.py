@@ -23,7 +23,6 @@ from inference.errors import (
     NothingToShare,
     ShareTooLarge,
     ShareUnfinished,
-    TooManyCopies,
     TooManyShares,
 )
 from inference.models import Generation
@@ -264,36 +263,6 @@ def test_an_older_renderers_html_is_made_again_once(owner: User) -> None:
     )
     assert "<em>a</em>" in shares.read(share.token)[1][1].html
     assert "<em>a</em>" in str(Share.objects.get(pk=share.pk).messages)
-
-
-def test_a_copy_belongs_to_the_reader_and_survives_the_original(owner: User, stranger: User) -> None:
-    conversation = talk(owner, "question", "answer", reasoning="private", title="Original")
-    share = _put(conversation)
-    copied = shares.continue_from(stranger, share.token)
-    conversation.delete()
-    owner.delete()
-    branch = Conversation.objects.owned_by(stranger).get(pk=copied.pk).branch()
-    assert [(message.role, message.text) for message in branch] == [("user", "question"), ("assistant", "answer")]
-    assert (copied.title, copied.model) == ("Original", "tiny")
-    assert not Conversation.objects.filter(pk=conversation.pk).exists()
-
-
-def test_a_copied_answer_is_over_and_counts_nothing(owner: User, stranger: User) -> None:
-    share = _put(talk(owner, "question", "answer", reasoning="private"))
-    shares.continue_from(stranger, share.token)
-    copied = Generation.objects.get(owner=stranger)
-    assert copied.is_terminal
-    assert (copied.reasoning, copied.prompt, copied.prompt_tokens, copied.completion_tokens) == ("", [], None, 0)
-
-
-def test_copies_are_bounded(owner: User, stranger: User) -> None:
-    share = _put(talk(owner, "q", "a"))
-    for _ in range(settings.SHARE_COPIES_PER_HOUR):
-        shares.continue_from(stranger, share.token)
-    with pytest.raises(TooManyCopies):
-        shares.continue_from(stranger, share.token)
-    Conversation.objects.filter(owner=stranger).update(created_at=timezone.now() - timedelta(hours=2))
-    shares.continue_from(stranger, share.token)
 
 
 @pytest.mark.parametrize("token", ["", "x", "\0", "A" * 43, "../..", "é" * 43, "%00"])
