@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from django.contrib.sessions.backends.base import SessionBase
 from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
 from django.db import transaction
@@ -43,6 +44,18 @@ def ensure_owner(session_key: str) -> User:
             owner = User.objects.create(kind=User.Kind.GUEST)
             session.session_data = SessionStore().encode({**session.get_decoded(), SESSION_FIELD: str(owner.pk)})
             session.save(update_fields=["session_data"])
+    return owner
+
+
+def ensure_owner_of(session: SessionBase) -> User:
+    """The person behind a request's session; both are made where there is none, or where the session has ended."""
+    try:
+        owner = ensure_owner(session.session_key or "")
+    except SessionExpired:
+        session.create()
+        owner = ensure_owner(session.session_key or "")
+    # The middleware will write this session object over the row that now names the person.
+    session[SESSION_FIELD] = str(owner.pk)
     return owner
 
 

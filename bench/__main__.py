@@ -8,7 +8,7 @@ from time import monotonic
 
 from bench import place, report
 
-PARTS = ("stack", "worker", "load", "waits", "latency", "engine")
+PARTS = ("stack", "worker", "load", "share", "waits", "latency", "engine")
 
 
 def main() -> None:

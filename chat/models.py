@@ -5,12 +5,14 @@ A person's message holds its text; an answer's text is its generation's, never c
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from typing import cast
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from accounts.models import User
@@ -103,6 +105,56 @@ class Message(models.Model):
     @property
     def text(self) -> str:
         return self.generation.text if self.generation else self.content
+
+
+class ShareQuerySet(models.QuerySet["Share"]):
+    def owned_by(self, owner: User | None) -> ShareQuerySet:
+        """The one way in for who shares; readers come by the token alone."""
+        return self.filter(owner=owner) if owner else self.none()
+
+    def living(self) -> ShareQuerySet:
+        return self.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=Now()))
+
+    def expired(self) -> ShareQuerySet:
+        return self.filter(expires_at__lte=Now())
+
+
+def new_token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+class Share(models.Model):
+    """A frozen copy of a conversation's visible branch, for whoever knows the token. Revoking deletes the row.
+
+    The token is stored as it is, so that its owner can copy the address again: it opens nothing but what stands beside
+    it in the same row, so a hash of it would protect nothing from who can read the table. `messages` are those of
+    `chat.snapshots`; `rendering` is the version of the renderer that made their HTML. `masked` are kinds of
+    `chat.findings`.
+    """
+
+    token = models.CharField(max_length=43, unique=True, default=new_token, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="shares")
+    conversation = models.OneToOneField(Conversation, on_delete=models.CASCADE, related_name="share")
+    title = models.CharField(max_length=TITLE_MAX)
+    messages = models.JSONField()
+    rendering = models.PositiveSmallIntegerField()
+    with_reasoning = models.BooleanField(default=False)
+    masked = models.JSONField(default=list)
+    created_at = models.DateTimeField(default=timezone.now)
+    updated_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField(null=True)
+
+    objects = ShareQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["owner", "-updated_at"], name="share_newest"),
+            models.Index(fields=["expires_at"], name="share_expiry", condition=Q(expires_at__isnull=False)),
+        ]
+
+    def __str__(self) -> str:
+        # Never the token: it would open the page to whoever reads a log or the admin.
+        return f"share of {self.conversation_id}"
 
 
 def title_of(content: str) -> str:

@@ -49,27 +49,27 @@ def conversation_page(request: HttpRequest, conversation: uuid.UUID) -> HttpResp
 @require_safe
 def conversation_list(request: HttpRequest) -> HttpResponse:
     try:
-        return _json(resources.conversation_list(_owner(request), request.GET.get("before", "")))
+        return json_response(resources.conversation_list(owner_of(request), request.GET.get("before", "")))
     except DomainError as error:
-        return _error(error)
+        return error_response(error)
 
 
 @never_cache
 @require_http_methods(["GET", "HEAD", "PATCH"])
 def conversation(request: HttpRequest, conversation: uuid.UUID) -> HttpResponse:
-    owner = _owner(request)
+    owner = owner_of(request)
     try:
         if request.method == "PATCH":
             conversations.show(owner, conversation, _body(request, ConversationPatch).shown)
-        return _json(resources.conversation(owner, conversation))
+        return json_response(resources.conversation(owner, conversation))
     except DomainError as error:
-        return _error(error)
+        return error_response(error)
 
 
 @never_cache
 @require_safe
 def models(request: HttpRequest) -> HttpResponse:
-    return _json({"models": resources.models()})
+    return json_response({"models": resources.models()})
 
 
 @never_cache
@@ -77,11 +77,11 @@ def models(request: HttpRequest) -> HttpResponse:
 async def events(request: HttpRequest, generation: uuid.UUID) -> HttpResponse | StreamingHttpResponse:
     """The frames of the socket for one generation, as Server-Sent Events (WHATWG HTML, section 9.2)."""
     try:
-        await on_thread(lambda: conversations.generation_of(_owner(request), generation))
+        await on_thread(lambda: conversations.generation_of(owner_of(request), generation))
         presence.check(request.session.session_key or "")
         after = _event_id(request.headers.get("Last-Event-ID") or request.GET.get("after", ""))
     except DomainError as error:
-        return _error(error)
+        return error_response(error)
     session_key = request.session.session_key or ""
     response = StreamingHttpResponse(_event_stream(session_key, generation, after), content_type="text/event-stream")
     response.headers["X-Accel-Buffering"] = "no"
@@ -99,7 +99,7 @@ async def _event_stream(session_key: str, generation: uuid.UUID, after: EventId 
 
 
 def _page(request: HttpRequest, conversation_id: uuid.UUID | None) -> HttpResponse:
-    owner = _owner(request)
+    owner = owner_of(request)
     if owner:
         owner.seen()
     try:
@@ -110,7 +110,7 @@ def _page(request: HttpRequest, conversation_id: uuid.UUID | None) -> HttpRespon
     return render(request, "chat/page.html", {"page": msgspec.to_builtins(data), "title": title})
 
 
-def _owner(request: HttpRequest) -> User | None:
+def owner_of(request: HttpRequest) -> User | None:
     try:
         return guests.owner_of(request.session.session_key or "")
     except guests.SessionExpired:
@@ -132,9 +132,9 @@ def _event_id(text: str) -> EventId | None:
         return None
 
 
-def _json(body: object, status: int = 200) -> HttpResponse:
+def json_response(body: object, status: int = 200) -> HttpResponse:
     return HttpResponse(msgspec.json.encode(body), content_type="application/json", status=status)
 
 
-def _error(error: DomainError) -> HttpResponse:
-    return _json({"error": {"code": error.code, "message": error.message}}, error.status)
+def error_response(error: DomainError) -> HttpResponse:
+    return json_response({"error": {"code": error.code, "message": error.message}}, error.status)

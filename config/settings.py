@@ -228,6 +228,10 @@ SERVESTATIC_INDEX_FILE = False
 # --- Chat and inference -----------------------------------------------------------------------------------------------
 
 MESSAGE_MAX_BYTES = 48 * 1024
+SHARES_PER_OWNER = 100
+SHARE_MAX_MESSAGES = 1000
+SHARE_MAX_BYTES = 1024 * 1024
+SHARE_COPIES_PER_HOUR = 30
 QUEUE_LIMIT = ENV.integer("QUEUE_LIMIT", 200, least=1, most=100_000)
 ACTIVE_LIMIT = ENV.integer("ACTIVE_LIMIT", 4, least=1, most=1000)
 WORKER_SLOTS = ENV.integer("WORKER_SLOTS", 32, least=1, most=512)

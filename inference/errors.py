@@ -87,6 +87,34 @@ class AnswerInProgress(Conflict):
     sentence = "The answer before this one is still being written. Wait for it, or stop it, and send again."
 
 
+class NothingToShare(BadRequest):
+    code = "nothing_to_share"
+    sentence = "There is nothing to share in this conversation yet. Ask something first."
+
+
+class ShareUnfinished(Conflict):
+    code = "share_unfinished"
+    sentence = "An answer is still being written. Wait for it, or stop it, and share again."
+
+
+class ShareTooLarge(BadRequest):
+    code, status = "share_too_large", 413
+    sentence = (
+        "This conversation has {messages:,} messages and {size:,} bytes. "
+        "A share holds at most {message_limit:,} messages and {size_limit:,} bytes."
+    )
+
+
+class TooManyShares(DomainError):
+    code, status, openai_type = "too_many_shares", 429, "rate_limit_error"
+    sentence = "You have {limit} shares already. Stop sharing one of them, and share this one again."
+
+
+class TooManyCopies(DomainError):
+    code, status, openai_type = "too_many_copies", 429, "rate_limit_error"
+    sentence = "You began {limit} conversations within an hour. Wait a little, and continue this one then."
+
+
 class TooManyActive(DomainError):
     code, status, openai_type = "too_many_active", 429, "rate_limit_error"
     sentence = "{limit} of your answers are being written already. Wait for one, or stop one, and send again."

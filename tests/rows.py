@@ -5,8 +5,12 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from django.utils import timezone
+
 from accounts.models import User
+from chat.copies import copy
 from chat.models import Conversation, Message
+from chat.snapshots import SharedMessage
 from inference.models import Generation, Outcome, Progress
 from inference.stream import TokenLog, unpack_ids
 
@@ -29,6 +33,17 @@ def queued(owner: User, **fields: Any) -> Generation:
     conversation.leaf = answer
     conversation.save()
     return generation
+
+
+def talk(owner: User, *texts: str, title: str = "A talk", reasoning: str = "") -> Conversation:
+    """A conversation that is over: a question, an answer, a question, and so on."""
+    messages = [
+        SharedMessage("assistant", text, timezone.now(), model="tiny", reasoning=reasoning)
+        if number % 2
+        else SharedMessage("user", text, timezone.now())
+        for number, text in enumerate(texts)
+    ]
+    return copy(owner, title=title, model="tiny", messages=messages)
 
 
 class HandWorker:

@@ -10,6 +10,7 @@ import { ModelMenu } from "./components/model_menu.js";
 import { ModelPicker } from "./components/model_picker.js";
 import { PageTitle } from "./components/page_title.js";
 import { ScrollKeeper } from "./components/scroll_keeper.js";
+import { ShareDialog } from "./components/share_dialog.js";
 import { Sidebar } from "./components/sidebar.js";
 import { ThemeSwitch } from "./components/theme_switch.js";
 import { Transcript } from "./components/transcript.js";
@@ -26,6 +27,7 @@ import { Generations } from "./models/generations.js";
 import { MarkdownRenderer } from "./models/markdown.js";
 import { Navigation } from "./models/navigation.js";
 import { Outbox } from "./models/outbox.js";
+import { Sharing } from "./models/sharing.js";
 import { Summaries } from "./models/summaries.js";
 
 // After this long in the background a page may have missed what happened in other tabs.
@@ -70,6 +72,7 @@ const components = [
   new ConnectionLine(byId("connection"), { connection }),
   new PageTitle(byId("title"), { chat, summaries }),
   new ThemeSwitch(byId("theme-switch")),
+  new ShareDialog(byId("share-dialog"), { button: byId("share-button"), chat, sharing: new Sharing(byId("share-dialog").dataset.csrf) }),
   new Announcer(byId("announcer"), { chat }),
 ];
 for (const component of components) component.connect();
@@ -129,7 +132,8 @@ function listenToReader() {
       event.preventDefault();
       go(null);
     } else if (event.key === "Escape" && !event.isComposing && event.keyCode !== COMPOSITION_KEY_CODE) {
-      chat.stop();
+      // An open dialog is what Escape closes, wherever the focus is.
+      if (!document.querySelector("dialog[open]")) chat.stop();
     }
   });
   let hiddenAt = 0;

@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand
 from django.db import close_old_connections
 
 from accounts import guests
+from chat import shares
 from inference import recovery
 
 SECOND, HOUR = 1, 3600
@@ -50,6 +51,7 @@ class Command(BaseCommand):
             (recovery.reap, 5 * SECOND),
             (give_up, 5 * SECOND),
             (forget_guests, HOUR),
+            (shares.forget_expired, HOUR),
             (clear_sessions, 24 * HOUR),
         ]
 

@@ -15,6 +15,10 @@ export function conversationResource(conversation) {
   return `/conversations/${conversation}`;
 }
 
+export function shareResource(conversation) {
+  return `${conversationResource(conversation)}/share`;
+}
+
 export function conversationListResource(before) {
   return `${CONVERSATIONS_RESOURCE}?before=${encodeURIComponent(before)}`;
 }
