@@ -77,6 +77,11 @@ class IdempotencyConflict(Conflict):
     sentence = "That key was used for another request. Use a new key for a new request."
 
 
+class CannotContinue(Conflict):
+    code = "cannot_continue"
+    sentence = "This answer cannot go on where it ended. Ask for the rest in a new message, or try again."
+
+
 class AnswerInProgress(Conflict):
     code = "answer_in_progress"
     sentence = "The answer before this one is still being written. Wait for it, or stop it, and send again."

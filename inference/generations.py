@@ -25,9 +25,17 @@ from accounts.models import User
 from inference import stream, tasks, workers
 from inference.availability import catalog
 from inference.catalog import ModelSpec
-from inference.errors import IdempotencyConflict, NoWorker, QueueFull, TooManyActive, Unavailable, UnknownModel
+from inference.errors import (
+    CannotContinue,
+    IdempotencyConflict,
+    NoWorker,
+    QueueFull,
+    TooManyActive,
+    Unavailable,
+    UnknownModel,
+)
 from inference.models import Generation
-from inference.types import Sampling, Turn
+from inference.types import FinishReason, Sampling, Turn
 
 log = logging.getLogger("generations")
 
@@ -96,6 +104,38 @@ def start(request: Request) -> Generation:
     return generation
 
 
+def go_on(earlier: Generation, *, model: ModelSpec, key: uuid.UUID, fingerprint: bytes, request_id: str) -> Generation:
+    """Insert a queued generation that goes on where `earlier` ended, in the same sentence. As `start` otherwise.
+
+    It looks like one that a worker has handed back in its first epoch, so that workers and followers need to know
+    nothing of it. It may sample as many tokens as `earlier` might, and counts those alone. Raises CannotContinue.
+    """
+    carried = earlier.carried_tokens + earlier.completion_tokens
+    if not _can_go_on(earlier, carried, model.context_length):
+        raise CannotContinue
+    room = earlier.sampling["max_tokens"] - earlier.carried_tokens
+    generation = Generation.objects.create(
+        owner=earlier.owner,
+        door=earlier.door,
+        model=earlier.model,
+        prompt=earlier.prompt,
+        cut_turns=earlier.cut_turns,
+        sampling={**earlier.sampling, "max_tokens": carried + room},
+        continues=earlier,
+        carried_tokens=carried,
+        epoch=1,
+        # What was held back may yet become something else: the worker holds it back itself.
+        text=earlier.text[: len(earlier.text) - earlier.held_text],
+        reasoning=earlier.reasoning[: len(earlier.reasoning) - earlier.held_reasoning],
+        token_ids=earlier.token_ids,
+        idempotency_key=key,
+        request_hash=fingerprint,
+        request_id=request_id,
+    )
+    transaction.on_commit(lambda: _send(generation))
+    return generation
+
+
 def admit(owner: User, slug: str) -> ModelSpec:
     """The model, if it can take one more of this owner's. Two queries and two Redis calls.
 
@@ -145,6 +185,14 @@ def queue_position(generation: Generation) -> int:
     """1 for the next one of its model to be claimed. One query."""
     ahead = Q(created_at__lt=generation.created_at) | Q(created_at=generation.created_at, pk__lt=generation.pk)
     return Generation.objects.queued().filter(ahead, model=generation.model).count() + 1
+
+
+def _can_go_on(earlier: Generation, carried: int, context_length: int) -> bool:
+    """Whether it has begun and was cut off, the ids of all its tokens are known, and one more could be read."""
+    if earlier.finish_reason == FinishReason.STOP or not carried:
+        return False
+    known = len(stream.unpack_ids(bytes(earlier.token_ids)))
+    return known == carried and (earlier.prompt_tokens or 0) + carried < context_length
 
 
 def _cut(turns: Sequence[Turn], room_bytes: int) -> tuple[Sequence[Turn], int]:

@@ -86,6 +86,7 @@ function listenToComponents() {
   app.addEventListener("chat:send", ({ detail }) => ask(detail, chat.send));
   app.addEventListener("chat:stop", () => chat.stop());
   app.addEventListener("chat:retry", ({ detail }) => ask(detail, chat.regenerate));
+  app.addEventListener("chat:continue", ({ detail }) => goOn(detail));
   app.addEventListener("chat:reword", ({ detail }) => ask(detail, chat.edit));
   app.addEventListener("chat:show", ({ detail }) => showBranch(detail));
   app.addEventListener("chat:open", ({ detail }) => go(detail.conversation));
@@ -157,6 +158,12 @@ function ask({ slug, ...asked }, request) {
   alertLine.hide();
   request.call(chat, { ...asked, model: chosen.slug, modelName: chosen.name });
   scrollKeeper.pin();
+}
+
+function goOn(asked) {
+  if (chat.busy) return;
+  alertLine.hide();
+  chat.goOn(asked);
 }
 
 /** The text of a refused message, into its own box again. */

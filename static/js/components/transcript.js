@@ -131,6 +131,7 @@ export class Transcript {
     const action = button?.dataset.action;
     if (action === "copy") this.#copy(button);
     else if (action === "retry") emit(button, "chat:retry", { message: keyOf(button) });
+    else if (action === "continue") emit(button, "chat:continue", { message: keyOf(button) });
     else if (action === "choose") this.#modelMenu.open(button, keyOf(button));
     else if (action === "edit") this.#edit(button);
     else if (action === "show") this.#showSibling(button);
