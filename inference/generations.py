@@ -41,6 +41,11 @@ log = logging.getLogger("generations")
 
 # More than tokens hold on average in any language: what is over the context's length of these can never be read.
 BYTES_PER_TOKEN = 16
+# What a copy of a generation has of the original: no counts, as it has sampled nothing.
+COPIED = (
+    *("owner_id", "door", "model", "revision", "cut_turns", "sampling", "state", "text", "reasoning", "held_text"),
+    *("held_reasoning", "dropped_messages", "finish_reason", "error_code", "created_at", "finished_at"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,22 @@ def go_on(earlier: Generation, *, model: ModelSpec, key: uuid.UUID, fingerprint:
     )
     transaction.on_commit(lambda: _send(generation))
     return generation
+
+
+def copy(original: Generation) -> Generation:
+    """An unsaved copy of one that is over, with what a reader is shown of it.
+
+    Where the answer was cut off the copy can go on as the original could. May issue a query.
+    """
+    kept = {name: getattr(original, name) for name in COPIED}
+    row = Generation(**kept, prompt=[], idempotency_key=uuid.uuid4(), request_hash=b"")
+    if original.finish_reason != FinishReason.STOP:
+        row.prompt, row.token_ids = original.prompt, original.token_ids
+        row.carried_tokens = original.carried_tokens + original.completion_tokens
+        # As much room for what may follow as the original has.
+        most = original.sampling["max_tokens"] + original.completion_tokens
+        row.sampling = {**original.sampling, "max_tokens": most}
+    return row
 
 
 def admit(owner: User, slug: str) -> ModelSpec:

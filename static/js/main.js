@@ -15,7 +15,7 @@ import { ThemeSwitch } from "./components/theme_switch.js";
 import { Transcript } from "./components/transcript.js";
 import { MODELS_RESOURCE } from "./helpers/addresses.js";
 import { part } from "./helpers/elements.js";
-import { COMPOSITION_KEY_CODE, IS_MAC, isNewChatShortcut } from "./helpers/keyboard.js";
+import { IS_MAC, isComposing, isNewChatShortcut } from "./helpers/keyboard.js";
 import { fetchUnlessAway } from "./helpers/resources.js";
 import { Branches } from "./models/branches.js";
 import { Catalog } from "./models/catalog.js";
@@ -89,6 +89,7 @@ function listenToComponents() {
   app.addEventListener("chat:continue", ({ detail }) => goOn(detail));
   app.addEventListener("chat:reword", ({ detail }) => ask(detail, chat.edit));
   app.addEventListener("chat:show", ({ detail }) => showBranch(detail));
+  app.addEventListener("chat:fork", ({ detail }) => fork(detail));
   app.addEventListener("chat:open", ({ detail }) => go(detail.conversation));
   app.addEventListener("chat:model", () => composer.focus());
   app.addEventListener("chat:reload", () => location.reload());
@@ -125,7 +126,7 @@ function listenToReader() {
     if (isNewChatShortcut(event)) {
       event.preventDefault();
       go(null);
-    } else if (event.key === "Escape" && !event.isComposing && event.keyCode !== COMPOSITION_KEY_CODE) {
+    } else if (event.key === "Escape" && !isComposing(event, -Infinity)) {
       chat.stop();
     }
   });
@@ -181,6 +182,14 @@ async function showBranch({ message, side }) {
   alertLine.hide();
   scrollKeeper.unpin();
   if (await branches.show(message)) transcript.focusBranch(message, side);
+}
+
+async function fork({ message }) {
+  alertLine.hide();
+  const copy = await branches.fork(message);
+  if (copy === null) return;
+  summaries.touch(copy);
+  go(copy.id);
 }
 
 function go(conversation) {

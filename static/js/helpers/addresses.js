@@ -15,6 +15,10 @@ export function conversationResource(conversation) {
   return `/conversations/${conversation}`;
 }
 
+export function forksResource(conversation) {
+  return `${conversationResource(conversation)}/forks`;
+}
+
 export function conversationListResource(before) {
   return `${CONVERSATIONS_RESOURCE}?before=${encodeURIComponent(before)}`;
 }
