@@ -32,6 +32,8 @@ import { Summaries } from "./models/summaries.js";
 const STALE_AFTER_MS = 15_000;
 // How often a page whose model is not running asks whether it is.
 const MODEL_CHECK_MS = 10_000;
+// What Escape closes, wherever the focus is; where nothing of it is open, the key stops the answer.
+const TAKES_ESCAPE = ":modal, :popover-open, .picker:not([hidden]), .editor";
 
 const app = document.getElementById("app");
 const page = JSON.parse(document.getElementById("page-data").textContent);
@@ -126,7 +128,7 @@ function listenToReader() {
     if (isNewChatShortcut(event)) {
       event.preventDefault();
       go(null);
-    } else if (event.key === "Escape" && !isComposing(event, -Infinity)) {
+    } else if (event.key === "Escape" && !isComposing(event, -Infinity) && !document.querySelector(TAKES_ESCAPE)) {
       chat.stop();
     }
   });
