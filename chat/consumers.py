@@ -112,6 +112,8 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                 await self._start(frame, partial(questions.edit, frame=frame))
             case frames.Regenerate():
                 await self._start(frame, partial(questions.regenerate, frame=frame))
+            case frames.Continue():
+                await self._start(frame, partial(questions.go_on, frame=frame))
             case frames.Follow(generation=generation, after=after):
                 await on_thread(lambda: conversations.generation_of(self._current_owner(), generation))
                 self._follow(generation, EventId.parse(after) if after else None)

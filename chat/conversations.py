@@ -53,7 +53,7 @@ def show(owner: User | None, conversation_id: uuid.UUID, message_id: uuid.UUID) 
     with transaction.atomic():
         conversation = locked(owner, conversation_id)
         tree.show(conversation, message_id)
-        transaction.on_commit(lambda: _tell(conversation))
+        transaction.on_commit(lambda: tell(conversation))
 
 
 def change(
@@ -76,6 +76,15 @@ def change(
     )
 
 
+def tell(conversation: Conversation) -> None:
+    """Say to the owner's tabs that a conversation has begun or was changed."""
+    try:
+        stream.tell_owner_of(conversation.owner_id, conversation.pk)
+    except RedisError:
+        # Other tabs learn it when they next read the conversation.
+        log.warning("a change reached PostgreSQL only", extra={"conversation": conversation.pk})
+
+
 def generation_of(owner: User | None, generation_id: uuid.UUID) -> Generation:
     """A generation of the owner's. One query; raises NotFound."""
     return _existing(Generation.objects.filter(owner=owner, pk=generation_id).first() if owner else None)
@@ -94,14 +103,6 @@ def locked(owner: User | None, conversation_id: uuid.UUID) -> Conversation:
 def message_of(conversation: Conversation, message_id: uuid.UUID) -> Message:
     """A message with its generation and its parent. One query; raises NotFound."""
     return _existing(conversation.messages.select_related("generation", "parent").filter(pk=message_id).first())
-
-
-def _tell(conversation: Conversation) -> None:
-    try:
-        stream.tell_owner_of(conversation.owner_id, conversation.pk)
-    except RedisError:
-        # Other tabs learn it when they next read the conversation.
-        log.warning("a change reached PostgreSQL only", extra={"conversation": conversation.pk})
 
 
 def _existing(row: T | None) -> T:

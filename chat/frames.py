@@ -70,6 +70,17 @@ class Regenerate(_Asking, frozen=True, tag="regenerate"):
     options: SendOptions = SendOptions()
 
 
+class ContinueOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """None: an answer goes on as it was begun."""
+
+
+class Continue(_Asking, frozen=True, tag="continue"):
+    conversation: uuid.UUID
+    message: uuid.UUID
+    model: Slug
+    options: ContinueOptions = ContinueOptions()
+
+
 class Follow(_Frame, frozen=True, tag="follow"):
     generation: uuid.UUID
     after: EventIdText | None = None
@@ -90,7 +101,7 @@ class Ack(_Frame, frozen=True, tag="ack"):
     id: EventIdText
 
 
-Asking = Send | Edit | Regenerate
+Asking = Send | Edit | Regenerate | Continue
 ClientFrame = Asking | Follow | StopFrame | Move | Ack
 _decoder = msgspec.json.Decoder(ClientFrame)
 _encoder = msgspec.json.Encoder()

@@ -18,11 +18,11 @@ from django.utils import timezone
 from accounts.models import User
 from chat import tree
 from chat.conversations import locked, message_of
-from chat.frames import Asking, Edit, Regenerate, Send, SendOptions
+from chat.frames import Asking, Continue, Edit, Regenerate, Send, SendOptions
 from chat.models import Conversation, Message, title_of
 from inference import generations
 from inference.catalog import ModelSpec
-from inference.errors import AnswerInProgress, BadRequest, EmptyMessage, InvalidText, MessageTooLong
+from inference.errors import AnswerInProgress, BadRequest, EmptyMessage, InvalidText, MessageTooLong, NotFound
 from inference.models import Generation
 from inference.types import Turn
 
@@ -100,20 +100,53 @@ def regenerate(owner: User, frame: Regenerate, *, request_id: str) -> Sent:
         return _answer(owner, frame, spec, conversation, answer.parent, request_id=request_id)
 
 
+def go_on(owner: User, frame: Continue, *, request_id: str) -> Sent:
+    """Let an answer that was cut off go on in its own message. Raises CannotContinue, and as `send` does."""
+    with transaction.atomic():
+        if repeated := _repeated(owner, frame):
+            return repeated
+        spec = generations.admit(owner, frame.model)
+        conversation = locked(owner, frame.conversation)
+        answer = message_of(conversation, frame.message)
+        earlier = answer.generation
+        if earlier is None or answer.parent is None:
+            raise BadRequest(detail="only an answer can go on")
+        if earlier.model != frame.model:
+            raise BadRequest(detail="an answer goes on with the model that began it")
+        if not earlier.is_terminal:
+            raise AnswerInProgress
+        answer.generation = generations.go_on(
+            earlier, model=spec, key=frame.key, fingerprint=_fingerprint(frame), request_id=request_id
+        )
+        answer.save(update_fields=["generation"])
+        _show(conversation, answer, frame.model)
+        return Sent(conversation.pk, answer.parent.pk, answer.generation.pk)
+
+
 def _repeated(owner: User, frame: Asking) -> Sent | None:
     """The first result of this key. Locks the owner's row, so that two sends of one person follow each other."""
     User.objects.select_for_update(no_key=True).get(pk=owner.pk)
     found = generations.find(owner, frame.key, _fingerprint(frame))
     if found is None:
         return None
-    answer = Message.objects.select_related("parent").get(generation=found)
-    assert answer.parent is not None  # noqa: S101 - an answer answers something
-    return Sent(answer.conversation_id, answer.parent.pk, found.pk)
+    answer = _answer_with(found)
+    assert answer.parent_id is not None  # noqa: S101 - an answer answers something
+    return Sent(answer.conversation_id, answer.parent_id, found.pk)
+
+
+def _answer_with(generation: Generation) -> Message:
+    """The message of a generation, or of the one that goes on with it. Raises NotFound where it was deleted."""
+    at: Generation | None = generation
+    while at is not None:
+        if answer := Message.objects.filter(generation=at).first():
+            return answer
+        at = Generation.objects.filter(continues=at).first()
+    raise NotFound
 
 
 def _answer(
     owner: User,
-    frame: Asking,
+    frame: Send | Edit | Regenerate,
     spec: ModelSpec,
     conversation: Conversation,
     question: Message,
@@ -135,10 +168,14 @@ def _answer(
     answer = Message.objects.create(
         conversation=conversation, parent=question, role=Message.Role.ASSISTANT, generation=generation
     )
-    tree.show(conversation, answer.pk)
-    conversation.model, conversation.updated_at = frame.model, timezone.now()
-    conversation.save(update_fields=["model", "updated_at"])
+    _show(conversation, answer, frame.model)
     return Sent(conversation.pk, question.pk, generation.pk)
+
+
+def _show(conversation: Conversation, answer: Message, model: str) -> None:
+    tree.show(conversation, answer.pk)
+    conversation.model, conversation.updated_at = model, timezone.now()
+    conversation.save(update_fields=["model", "updated_at"])
 
 
 def _turns(conversation: Conversation, question: Message, system: str) -> Sequence[Turn]:

@@ -111,16 +111,16 @@ def conversation(owner: User | None, conversation_id: uuid.UUID) -> Conversation
 
 def conversation_list(owner: User | None, before: str) -> ConversationList:
     rows, following = conversations.page(owner, before)
-    return ConversationList([_summary(row) for row in rows], following)
+    return ConversationList([summary(row, answering=row.answering) for row in rows], following)
+
+
+def summary(row: Conversation, *, answering: bool) -> Summary:
+    return Summary(row.pk, row.title, row.updated_at, answering)
 
 
 def models() -> list[ModelResource]:
     """The catalog with its live load."""
     return [_model(listed) for listed in listing()]
-
-
-def _summary(row: Conversation) -> Summary:
-    return Summary(row.pk, row.title, row.updated_at, row.answering)
 
 
 def _message(row: Message) -> MessageResource:

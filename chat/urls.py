@@ -7,6 +7,7 @@ urlpatterns = [
     path("c/<uuid:conversation>", views.conversation_page, name="conversation-page"),
     path("conversations", views.conversation_list, name="conversation-list"),
     path("conversations/<uuid:conversation>", views.conversation, name="conversation"),
+    path("conversations/<uuid:conversation>/forks", views.forks, name="forks"),
     path("models", views.models, name="models"),
     path("generations/<uuid:generation>/events", views.events, name="generation-events"),
     path("conversations/<uuid:conversation>/share", share_views.share, name="share"),

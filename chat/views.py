@@ -11,11 +11,12 @@ import msgspec
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_http_methods, require_safe
+from django.views.decorators.http import require_GET, require_http_methods, require_POST, require_safe
 
 from accounts import guests
 from accounts.models import User
 from chat import conversations, frames, presence, resources
+from chat.forks import fork
 from inference.errors import BadRequest, DomainError, NotFound
 from inference.following import follow
 from inference.stream import EventId
@@ -28,6 +29,10 @@ class ConversationPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """`shown` is a message whose branch is to be the visible one."""
 
     shown: uuid.UUID
+
+
+class Fork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    message: uuid.UUID
 
 
 @never_cache
@@ -64,6 +69,17 @@ def conversation(request: HttpRequest, conversation: uuid.UUID) -> HttpResponse:
         return json_response(resources.conversation(owner, conversation))
     except DomainError as error:
         return error_response(error)
+
+
+@never_cache
+@require_POST
+def forks(request: HttpRequest, conversation: uuid.UUID) -> HttpResponse:
+    """A new conversation, which begins with the branch down to a message of this one."""
+    try:
+        copy = fork(owner_of(request), conversation, _body(request, Fork).message)
+    except DomainError as error:
+        return error_response(error)
+    return json_response(resources.summary(copy, answering=False), 201)
 
 
 @never_cache

@@ -61,9 +61,9 @@ class Answer:
 
     @property
     def resumed(self) -> Resumed:
-        """What another worker wrote."""
+        """What another worker wrote, of this generation or of the one that it continues."""
         row = self.generation
-        return Resumed(row.text, row.reasoning, tuple(self._ids), row.completion_tokens)
+        return Resumed(row.text, row.reasoning, tuple(self._ids), row.carried_tokens + row.completion_tokens)
 
     @property
     def begun(self) -> bool:
@@ -134,10 +134,13 @@ class Answer:
         """All of it, with what was held back: what the row says when it ends here."""
         self.progress()
         with self._lock:
+            before = self._progress()
             self._count(self._held)
             # What was held comes to the log after the row has ended: before that, a crash would have it said twice.
             self._seq += len(self._held)
-            return self._progress()
+            last = self._progress()
+            held_text, held_reasoning = len(last.text) - len(before.text), len(last.reasoning) - len(before.reasoning)
+            return replace(last, held_text=held_text, held_reasoning=held_reasoning)
 
     def close(self) -> None:
         """Write what was held and the end mark. Raises Fenced and RedisError."""

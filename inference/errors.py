@@ -82,6 +82,11 @@ class AlreadyStarted(Conflict):
     sentence = "That answer has begun already, so it stays with its model."
 
 
+class CannotContinue(Conflict):
+    code = "cannot_continue"
+    sentence = "This answer cannot go on where it ended. Ask for the rest in a new message, or try again."
+
+
 class AnswerInProgress(Conflict):
     code = "answer_in_progress"
     sentence = "The answer before this one is still being written. Wait for it, or stop it, and send again."

@@ -26,6 +26,7 @@ from inference.availability import catalog
 from inference.catalog import ModelSpec
 from inference.errors import (
     AlreadyStarted,
+    CannotContinue,
     IdempotencyConflict,
     NoWorker,
     QueueFull,
@@ -34,12 +35,17 @@ from inference.errors import (
     UnknownModel,
 )
 from inference.models import Generation
-from inference.types import Sampling, Turn
+from inference.types import FinishReason, Sampling, Turn
 
 log = logging.getLogger("generations")
 
 # More than tokens hold on average in any language: what is over the context's length of these can never be read.
 BYTES_PER_TOKEN = 16
+# What a copy of a generation has of the original: no counts, as it has sampled nothing.
+COPIED = (
+    *("owner_id", "door", "model", "revision", "cut_turns", "sampling", "state", "text", "reasoning", "held_text"),
+    *("held_reasoning", "dropped_messages", "finish_reason", "error_code", "created_at", "finished_at"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,54 @@ def start(request: Request) -> Generation:
     )
     transaction.on_commit(lambda: _send(generation))
     return generation
+
+
+def go_on(earlier: Generation, *, model: ModelSpec, key: uuid.UUID, fingerprint: bytes, request_id: str) -> Generation:
+    """Insert a queued generation that goes on where `earlier` ended, in the same sentence. As `start` otherwise.
+
+    It looks like one that a worker has handed back in its first epoch, so that workers and followers need to know
+    nothing of it. It may sample as many tokens as `earlier` might, and counts those alone. Raises CannotContinue.
+    """
+    carried = earlier.carried_tokens + earlier.completion_tokens
+    if not _can_go_on(earlier, carried, model.context_length):
+        raise CannotContinue
+    room = earlier.sampling["max_tokens"] - earlier.carried_tokens
+    generation = Generation.objects.create(
+        owner=earlier.owner,
+        door=earlier.door,
+        model=earlier.model,
+        prompt=earlier.prompt,
+        cut_turns=earlier.cut_turns,
+        sampling={**earlier.sampling, "max_tokens": carried + room},
+        continues=earlier,
+        carried_tokens=carried,
+        epoch=1,
+        # What was held back may yet become something else: the worker holds it back itself.
+        text=earlier.text[: len(earlier.text) - earlier.held_text],
+        reasoning=earlier.reasoning[: len(earlier.reasoning) - earlier.held_reasoning],
+        token_ids=earlier.token_ids,
+        idempotency_key=key,
+        request_hash=fingerprint,
+        request_id=request_id,
+    )
+    transaction.on_commit(lambda: _send(generation))
+    return generation
+
+
+def copy(original: Generation) -> Generation:
+    """An unsaved copy of one that is over, with what a reader is shown of it.
+
+    Where the answer was cut off the copy can go on as the original could. May issue a query.
+    """
+    kept = {name: getattr(original, name) for name in COPIED}
+    row = Generation(**kept, prompt=[], idempotency_key=uuid.uuid4(), request_hash=b"")
+    if original.finish_reason != FinishReason.STOP:
+        row.prompt, row.token_ids = original.prompt, original.token_ids
+        row.carried_tokens = original.carried_tokens + original.completion_tokens
+        # As much room for what may follow as the original has.
+        most = original.sampling["max_tokens"] + original.completion_tokens
+        row.sampling = {**original.sampling, "max_tokens": most}
+    return row
 
 
 def admit(owner: User, slug: str) -> ModelSpec:
@@ -171,6 +225,14 @@ def _check_room(spec: ModelSpec) -> None:
     waiting = Generation.objects.queued().filter(model=spec.slug).count()
     if waiting >= settings.QUEUE_LIMIT:
         raise QueueFull(waiting=waiting, model=spec.name)
+
+
+def _can_go_on(earlier: Generation, carried: int, context_length: int) -> bool:
+    """Whether it has begun and was cut off, the ids of all its tokens are known, and one more could be read."""
+    if earlier.finish_reason == FinishReason.STOP or not carried:
+        return False
+    known = len(stream.unpack_ids(bytes(earlier.token_ids)))
+    return known == carried and (earlier.prompt_tokens or 0) + carried < context_length
 
 
 def _sampling(spec: ModelSpec, options: Options) -> Sampling:

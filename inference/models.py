@@ -31,7 +31,8 @@ CRASHES_MAX = 2
 class Progress:
     """What a worker has produced so far, as it is saved: the text and the event (of its epoch) that it reaches.
 
-    tokens were sampled in all, reasoning_tokens of them before the answer; token_ids are those whose ids are known.
+    tokens were sampled in all, reasoning_tokens of them before the answer; token_ids are those whose ids are known. The
+    last held_text and held_reasoning characters had been held back, and came only because the answer ends here.
     """
 
     text: str
@@ -40,6 +41,8 @@ class Progress:
     tokens: int
     reasoning_tokens: int
     seq: int
+    held_text: int = 0
+    held_reasoning: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,8 @@ class Generation(models.Model):
 
     `cut_turns` were left out of the prompt at the start, as no context could hold them; `dropped_messages` counts these
     and what the worker left out. `crashes` counts the workers that were lost over it. Of the tokens, cached_tokens are
-    part of prompt_tokens, and reasoning_tokens of completion_tokens.
+    part of prompt_tokens, and reasoning_tokens of completion_tokens. Who `continues` another begins with its text and
+    token ids: these carried_tokens count there, and in none of the figures here.
     """
 
     class State(models.TextChoices):
@@ -169,8 +173,13 @@ class Generation(models.Model):
 
     text = models.TextField(blank=True)
     reasoning = models.TextField(blank=True)
+    held_text = models.PositiveIntegerField(default=0)
+    held_reasoning = models.PositiveIntegerField(default=0)
     token_ids = models.BinaryField(default=bytes)
     last_seq = models.PositiveIntegerField(default=0)
+
+    continues = models.OneToOneField("self", on_delete=models.SET_NULL, null=True, related_name="continued_by")
+    carried_tokens = models.PositiveIntegerField(default=0)
 
     prompt_tokens = models.PositiveIntegerField(null=True)
     cached_tokens = models.PositiveIntegerField(default=0)
@@ -251,6 +260,8 @@ class Generation(models.Model):
             "cached_tokens": outcome.cached_tokens,
             "first_token_at": self.first_token_at,
             "finished_at": timezone.now(),
+            "held_text": progress.held_text,
+            "held_reasoning": progress.held_reasoning,
             **_columns(progress),
             **self._next_epoch(crashed),
         }
@@ -293,11 +304,5 @@ def _columns(progress: Progress) -> dict[str, object]:
 
 
 def _values(progress: Progress) -> tuple[object, ...]:
-    return (
-        progress.text,
-        progress.reasoning,
-        pack_ids(progress.token_ids),
-        progress.tokens,
-        progress.reasoning_tokens,
-        progress.seq,
-    )
+    counts = (progress.tokens, progress.reasoning_tokens, progress.seq)
+    return (progress.text, progress.reasoning, pack_ids(progress.token_ids), *counts)

@@ -60,7 +60,7 @@ class EventId(NamedTuple):
 
         From one epoch to the next nobody can tell from the ids alone: what the old one wrote last may be missing.
         """
-        return other == (self.epoch, self.seq + 1) or (self == START and other.seq == 0)
+        return other == (self.epoch, self.seq + 1) or (self == START and other == (1, 0))
 
 
 START = EventId(0, 0)

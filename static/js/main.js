@@ -16,7 +16,7 @@ import { ThemeSwitch } from "./components/theme_switch.js";
 import { Transcript } from "./components/transcript.js";
 import { MODELS_RESOURCE } from "./helpers/addresses.js";
 import { part } from "./helpers/elements.js";
-import { COMPOSITION_KEY_CODE, IS_MAC, isNewChatShortcut } from "./helpers/keyboard.js";
+import { IS_MAC, isComposing, isNewChatShortcut } from "./helpers/keyboard.js";
 import { fetchUnlessAway } from "./helpers/resources.js";
 import { Branches } from "./models/branches.js";
 import { Catalog } from "./models/catalog.js";
@@ -34,6 +34,8 @@ import { Summaries } from "./models/summaries.js";
 const STALE_AFTER_MS = 15_000;
 // How often a page whose model is not running asks whether it is.
 const MODEL_CHECK_MS = 10_000;
+// What Escape closes, wherever the focus is; where nothing of it is open, the key stops the answer.
+const TAKES_ESCAPE = ":modal, :popover-open, .picker:not([hidden]), .editor";
 
 const app = document.getElementById("app");
 const page = JSON.parse(document.getElementById("page-data").textContent);
@@ -93,8 +95,10 @@ function listenToComponents() {
     if (model) chat.move({ model: model.slug, modelName: model.name });
   });
   app.addEventListener("chat:retry", ({ detail }) => ask(detail, chat.regenerate));
+  app.addEventListener("chat:continue", ({ detail }) => goOn(detail));
   app.addEventListener("chat:reword", ({ detail }) => ask(detail, chat.edit));
   app.addEventListener("chat:show", ({ detail }) => showBranch(detail));
+  app.addEventListener("chat:fork", ({ detail }) => fork(detail));
   app.addEventListener("chat:open", ({ detail }) => go(detail.conversation));
   app.addEventListener("chat:model", () => composer.focus());
   app.addEventListener("chat:reload", () => location.reload());
@@ -131,9 +135,8 @@ function listenToReader() {
     if (isNewChatShortcut(event)) {
       event.preventDefault();
       go(null);
-    } else if (event.key === "Escape" && !event.isComposing && event.keyCode !== COMPOSITION_KEY_CODE) {
-      // An open dialog is what Escape closes, wherever the focus is.
-      if (!document.querySelector("dialog[open]")) chat.stop();
+    } else if (event.key === "Escape" && !isComposing(event, -Infinity) && !document.querySelector(TAKES_ESCAPE)) {
+      chat.stop();
     }
   });
   let hiddenAt = 0;
@@ -169,6 +172,12 @@ function ask({ slug, ...asked }, request) {
   scrollKeeper.pin();
 }
 
+function goOn(asked) {
+  if (chat.busy) return;
+  alertLine.hide();
+  chat.goOn(asked);
+}
+
 /** The text of a refused message, into its own box again. */
 function giveBack({ question, content }) {
   const message = chat.conversation.find(question);
@@ -184,6 +193,14 @@ async function showBranch({ message, side }) {
   alertLine.hide();
   scrollKeeper.unpin();
   if (await branches.show(message)) transcript.focusBranch(message, side);
+}
+
+async function fork({ message }) {
+  alertLine.hide();
+  const copy = await branches.fork(message);
+  if (copy === null) return;
+  summaries.touch(copy);
+  go(copy.id);
 }
 
 function go(conversation) {

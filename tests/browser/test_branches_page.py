@@ -137,3 +137,21 @@ def test_nothing_can_be_asked_again_while_an_answer_is_written(page: Page) -> No
     page.get_by_test_id("send").click()
     wait_for_state(writing, "cancelled")
     expect(answers(page).first.get_by_role("button", name="Try again")).to_be_enabled()
+
+
+def test_a_new_chat_from_a_message_opens_at_its_own_address_with_what_came_before(page: Page) -> None:
+    choose(page, TINY)
+    wait_for_state(ask(page, HELLO), "done")
+    wait_for_state(ask(page, EMOJI), "done")
+    original = page.url
+    answers(page).first.get_by_role("button", name="New chat from here").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda url: "/c/" in url and url != original)
+    expect(messages(page)).to_have_count(2)
+    assert raw(answers(page).last) == REPLIES[HELLO]
+    expect(page.get_by_test_id("conversation-link")).to_have_count(2)
+    wait_for_state(ask(page, COUNT), "done")
+    expect(messages(page)).to_have_count(4)
+    page.go_back()
+    expect(messages(page)).to_have_count(4)
+    assert raw(answers(page).last) == REPLIES[EMOJI]

@@ -113,3 +113,21 @@ def test_an_edit_that_was_sent_without_a_network_arrives_after_a_reload(page: Pa
     assert raw(answers(page).last) == REPLIES[NAME]
     expect(questions(page).first.get_by_test_id("branches")).to_have_text("2/2")
     expect(messages(page)).to_have_count(2)
+
+
+def test_escape_stops_the_answer_only_where_nothing_is_open_that_it_would_close(page: Page) -> None:
+    choose(page, SLOW)
+    answer = ask(page, COUNT)
+    wait_for_text(answer, 10)
+    edit(page, 0)
+    page.get_by_test_id("composer").focus()
+    page.keyboard.press("Escape")
+    page.get_by_test_id("editor").get_by_role("button", name="Cancel").click()
+    page.get_by_test_id("picker-button").click()
+    expect(page.get_by_test_id("picker")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_test_id("picker")).to_be_hidden()
+    shown = len(raw(answer))
+    wait_for_text(answer, shown + 20)
+    page.keyboard.press("Escape")
+    wait_for_state(answer, "cancelled")

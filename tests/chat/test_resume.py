@@ -67,6 +67,22 @@ def test_a_finished_answer_is_followed_from_postgresql_when_the_log_is_gone(stac
     assert answer.done["state"] == "done"
 
 
+def test_who_begins_at_a_log_that_a_second_worker_began_misses_nothing_of_the_first(guest: Guest) -> None:
+    """With the log of the first one lost, the first entry of a later epoch was taken for the answer's beginning."""
+    generation = queued(ensure_owner(guest.http.cookies["sessionid"]))
+    first = HandWorker(generation)
+    first.write("one, ")
+    assert first.generation.hand_back(first.progress)
+    stream.client().delete(stream.key(generation.pk))
+    second = HandWorker(generation, "another")
+    second.write("two")
+    with guest.socket() as socket:
+        socket.follow(str(generation.pk))
+        answer = socket.read(str(generation.pk), until=lambda answer: answer.text)
+        second.finish()
+        assert socket.read(str(generation.pk), answer).text == "one, two"
+
+
 def test_a_log_that_vanishes_in_mid_answer_loses_no_text(stack: Stack, guest: Guest) -> None:
     stack.worker(SLOW)
     with guest.socket() as socket:

@@ -93,7 +93,8 @@ def test_what_is_no_event_id_is_refused(text: str) -> None:
 def test_event_ids_are_ordered_as_numbers() -> None:
     assert EventId.parse("1-10") > EventId.parse("1-9") > EventId.parse("0-99")
     assert EventId(1, 9).precedes(EventId(1, 10))
-    assert stream.START.precedes(EventId(3, 0))
+    assert stream.START.precedes(EventId(1, 0))
+    assert not stream.START.precedes(EventId(3, 0))
     assert not EventId(1, 9).precedes(EventId(2, 0))
     assert not EventId(1, 9).precedes(EventId(1, 11))
     assert not EventId(1, 9).precedes(EventId(2, 1))

@@ -65,7 +65,7 @@ export class AssistantMessage {
 
   #updateWaiting(generation, free) {
     const { state, position, etaS, text, final, stopping } = generation;
-    const isWaiting = !final && text === "";
+    const isWaiting = !final && (text === "" || state === "queued");
     this.#part("waiting").hidden = !isWaiting;
     let sentence = "";
     if (stopping) sentence = "Stopping…";
@@ -88,6 +88,8 @@ export class AssistantMessage {
     setText(this.#part("outcome-text"), sentence);
     this.#part("outcome-retry").hidden = !TRY_AGAIN.has(generation.state);
     this.#part("outcome-retry").disabled = isBusy;
+    this.#part("continue").hidden = !wasCutOff(generation);
+    this.#part("continue").disabled = isBusy;
     this.#part("edit").hidden = generation.error?.code !== "context_exceeded";
   }
 
@@ -104,6 +106,12 @@ export class AssistantMessage {
   }
 }
 
+/** Whether it may go on; the server knows in full, and says so where it may not. */
+function wasCutOff({ state, finishReason, text }) {
+  if (text === "") return false;
+  return state === "cancelled" || state === "interrupted" || finishReason === "length";
+}
+
 function droppedSentence(dropped) {
   const what = dropped === 1 ? "first message no longer fits" : `first ${count(dropped, "message")} no longer fit`;
   return `The ${what} into this model’s context and ${dropped === 1 ? "was" : "were"} left out.`;
@@ -116,10 +124,15 @@ function placeInLine(position, etaS) {
 
 function outcomeSentence({ state, error, finishReason, text }) {
   if (state === "cancelled") return text === "" ? "Stopped before the first word." : "Stopped";
-  if (state === "interrupted") return "The model’s worker stopped in mid-answer. What it wrote is kept.";
+  if (state === "interrupted") return interruptedSentence(text);
   if (state === "failed") return error?.message ?? "The answer failed. Your message is stored; try again.";
   if (finishReason === "length") return "Reached the length limit.";
   return "";
+}
+
+function interruptedSentence(text) {
+  if (text === "") return "The model’s worker stopped before the first word.";
+  return "The model’s worker stopped in mid-answer. What it wrote is kept: let it continue, or try again.";
 }
 
 /** The hook for tests is there only with what it names. */

@@ -134,6 +134,8 @@ export class Transcript {
     if (action === "copy") this.#copy(button);
     else if (action === "retry") emit(button, "chat:retry", { message: keyOf(button) });
     else if (action === "move") emit(this.#element, "chat:move", { model: button.dataset.model });
+    else if (action === "continue") emit(button, "chat:continue", { message: keyOf(button) });
+    else if (action === "fork") emit(button, "chat:fork", { message: idOf(button) });
     else if (action === "choose") this.#modelMenu.open(button, keyOf(button));
     else if (action === "edit") this.#edit(button);
     else if (action === "show") this.#showSibling(button);
@@ -168,4 +170,8 @@ export class Transcript {
 
 function keyOf(button) {
   return button.closest(".message").dataset.key;
+}
+
+function idOf(button) {
+  return button.closest(".message").dataset.messageId;
 }

@@ -37,6 +37,7 @@ export class UserMessage {
     setText(this.#text, text);
     this.#branches.update(message);
     this.#edit.hidden = id === null;
+    part(this.element, "fork").hidden = id === null;
     // Its editor was open when the page was left.
     if (isNamed && this.#drafts.isEditOpen(id)) this.#openEditor();
   }

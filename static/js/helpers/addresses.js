@@ -19,6 +19,10 @@ export function shareResource(conversation) {
   return `${conversationResource(conversation)}/share`;
 }
 
+export function forksResource(conversation) {
+  return `${conversationResource(conversation)}/forks`;
+}
+
 export function conversationListResource(before) {
   return `${CONVERSATIONS_RESOURCE}?before=${encodeURIComponent(before)}`;
 }

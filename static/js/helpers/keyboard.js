@@ -5,7 +5,7 @@ export const ENTER_KEY_HINT = TOUCH_ONLY ? "enter" : "send";
 
 // Safari ends the composition just before the keydown of the Enter that ended it.
 const SAME_KEY_MS = 40;
-export const COMPOSITION_KEY_CODE = 229;
+const COMPOSITION_KEY_CODE = 229;
 
 /** Whether this keydown belongs to an input method; `compositionEndedAt` is the time stamp of the last one's end. */
 export function isComposing(event, compositionEndedAt) {

@@ -4,7 +4,7 @@
 //   "opened"   another conversation is on the screen, or is being fetched for it
 //   "named"    the conversation on the screen has got its id
 //   "refused"  detail {conversation, question, content, code, message}: the server did not take a request; `content` is
-//              null for another answer, `question` the key of the message that should have been edited, or null
+//              null where nothing was written, `question` the key of the message that should have been edited, or null
 //   "trouble"  detail {message}: the server refused something else
 
 import { conversationResource } from "../helpers/addresses.js";
@@ -94,10 +94,17 @@ export class Chat extends EventTarget {
     this.#ask({ type: "regenerate", message, model, modelName });
   }
 
+  /** Lets the answer with the key `message`, which was cut off, go on; with the model that began it. */
+  goOn({ message }) {
+    const { model } = this.conversation.find(message).generation;
+    this.#ask({ type: "continue", message, model });
+  }
+
   #ask({ key = randomKey(), frame = null, ...asked }) {
     const conversation = this.conversation;
     const entry = { ...asked, key, frame, conversation: conversation.id };
-    conversation.ask(entry);
+    if (entry.type === "continue") conversation.askForMore(entry);
+    else conversation.ask(entry);
     this.#outbox.add({ ...entry, on: conversation });
     this.#flush();
     this.dispatchEvent(new Event("asked"));
@@ -247,7 +254,7 @@ export class Chat extends EventTarget {
   // The reader went elsewhere and came back before the server had answered.
   #readdPending() {
     for (const entry of this.#outbox.entries()) {
-      if (entry.conversation !== this.conversation.id || entry.type === "regenerate") continue;
+      if (entry.conversation !== this.conversation.id || entry.content === undefined) continue;
       entry.on = this.conversation;
       this.conversation.ask(entry);
     }

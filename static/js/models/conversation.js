@@ -14,6 +14,7 @@ export class Conversation {
   /** Counts changes made here, so that an older answer of the server can be told from a newer one. */
   revision = 0;
   #replaced = new Map();
+  #continued = new Map();
 
   constructor(id = null) {
     this.id = id;
@@ -28,15 +29,23 @@ export class Conversation {
     return this.messages.find(({ key, id }) => identity !== null && (key === identity || id === identity));
   }
 
-  /** The generation that is on its way; undefined where the last answer is final or there is none. */
+  /** The generation that is on its way; undefined where there is none. */
   get running() {
-    const generation = this.last?.generation;
-    return generation && !generation.final ? generation : undefined;
+    return this.messages.findLast(({ generation }) => generation && !generation.final)?.generation;
   }
 
-  /** The key of the request at the end that the server has not answered. */
+  /** The key of the request that the server has not answered. */
   get request() {
-    return this.last?.request ?? null;
+    return this.messages.findLast(({ request }) => request !== null)?.request ?? null;
+  }
+
+  /** Shows an answer as one that goes on, before the server has heard of it. */
+  askForMore({ key, message }) {
+    const answer = this.find(message);
+    this.#continued.set(key, answer.generation);
+    answer.generation = answer.generation.continuation();
+    answer.request = key;
+    this.revision += 1;
   }
 
   /**
@@ -50,9 +59,10 @@ export class Conversation {
     this.#add({ key: `${key}:answer`, role: "assistant", text: "", request: key, generation });
   }
 
-  /** What a request is about: for a new question the message before it, for any other the one it replaces. */
+  /** What a request is about: the message before a new question, the one that goes on, or the one that is replaced. */
   subjectOf(key) {
     if (this.#replaced.has(key)) return this.#replaced.get(key)[0];
+    if (this.#continued.has(key)) return this.messages.find(({ request }) => request === key);
     return this.messages[this.messages.findIndex(({ request }) => request === key) - 1];
   }
 
@@ -61,6 +71,7 @@ export class Conversation {
     this.id ??= conversation;
     this.revision += 1;
     this.#replaced.delete(key);
+    this.#continued.delete(key);
     for (const pending of this.messages.filter(({ request }) => request === key)) {
       pending.request = null;
       if (pending.role === "user") pending.id = message;
@@ -72,6 +83,13 @@ export class Conversation {
   /** The server has refused the request: everything is as before it. */
   withdraw(key) {
     this.revision += 1;
+    if (this.#continued.has(key)) {
+      const answer = this.subjectOf(key);
+      answer.generation = this.#continued.get(key);
+      answer.request = null;
+      this.#continued.delete(key);
+      return;
+    }
     this.messages = this.messages.filter(({ request }) => request !== key);
     this.messages.push(...(this.#replaced.get(key) ?? []));
     this.#replaced.delete(key);
@@ -82,7 +100,7 @@ export class Conversation {
     this.id = stored.id;
     this.title = stored.title;
     this.model = stored.model;
-    const waiting = this.messages.filter(({ request }) => request !== null);
+    const waiting = this.messages.filter(({ request }) => request !== null && !this.#continued.has(request));
     const replaced = new Set(Array.from(this.#replaced.values()).flatMap((messages) => messages.map(({ id }) => id)));
     const kept = stored.messages.filter(({ id }) => !replaced.has(id));
     this.messages = [...kept.map((message) => this.#merged(message, generationOf)), ...waiting];
@@ -93,7 +111,10 @@ export class Conversation {
     const known =
       this.messages.find((message) => message.id === id) ??
       (generation && this.messages.find((message) => message.generation === generation));
-    return { key: known?.key ?? id, id, parent, siblings, role, text, generation, request: null };
+    const message = { key: known?.key ?? id, id, parent, siblings, role, text, generation, request: null };
+    // One that goes on, of which the server has not told yet.
+    if (known?.request) Object.assign(message, { generation: known.generation, request: known.request });
+    return message;
   }
 
   // The end where it is not there: another branch is shown by now.

@@ -24,11 +24,24 @@ export class Generation {
   droppedMessages = 0;
   stopping = false;
   #before = null;
+  /** Whether it goes on with the text of another, which stays until the server sends the whole. */
+  #goesOn = false;
 
   constructor({ id = null, model = "", modelName = "" }) {
     this.id = id;
     this.model = model;
     this.modelName = modelName;
+  }
+
+  /** What stands for this one while its answer goes on: a generation with all its text, and nothing new yet. */
+  continuation() {
+    const next = new Generation(this);
+    next.id = null;
+    next.text = this.text;
+    next.reasoning = this.reasoning;
+    next.droppedMessages = this.droppedMessages;
+    next.#goesOn = true;
+    return next;
   }
 
   get final() {
@@ -63,9 +76,10 @@ export class Generation {
 
   /** The server sends it again from the first character. */
   restart() {
+    this.cursor = null;
+    if (this.#goesOn) return;
     this.text = "";
     this.reasoning = "";
-    this.cursor = null;
   }
 
   /** Takes a frame of this generation; false where it tells nothing new. */

@@ -9,8 +9,8 @@ export class Outbox {
   #entries = new Map();
 
   /**
-   * `entry` holds `key`, `type` ("send", "edit" or "regenerate"), `conversation` (id or null), `model`, `content` (send,
-   * edit), `message` (edit, regenerate) and `frame`, which is null until it can be built: the message it is about may
+   * `entry` holds `key`, `type` ("send", "edit", "regenerate" or "continue"), `conversation` (id or null), `model`, `content`
+   * (send, edit), `message` (all but send) and `frame`, which is null until it can be built: the message it is about may
    * have no known id yet.
    */
   add(entry) {
@@ -31,7 +31,7 @@ export class Outbox {
   }
 
   store() {
-    const written = this.entries().filter(({ type }) => type !== "regenerate");
+    const written = this.entries().filter(({ content }) => content !== undefined);
     // After a reload a message is known by its id alone, which the frame names.
     const plain = written.map(({ key, type, conversation, model, content, frame }) => {
       return { key, type, conversation, model, content, frame, message: frame?.message };
