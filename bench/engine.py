@@ -26,7 +26,7 @@ from inference.availability import catalog
 REPETITIONS = {1: 5, 8: 3, 16: 3, 32: 3, 64: 3}
 PATIENCE_S = 90.0
 PROMPT_TOKENS = 60
-NEW_TOKENS = 64
+NEW_TOKENS = 48
 LENGTH = 256  # of a llama.cpp sequence
 OURS, HF, LLAMA = "ours", "transformers", "llama.cpp"
 RATIO_LEAST = {

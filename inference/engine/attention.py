@@ -22,6 +22,8 @@ IMPLEMENTATION = "lambda_chat"
 # From so many requests on, two products for all of them are faster on a CPU than the fused kernel, which makes two
 # small ones for each head of each request: 0.66 ms a layer against 1.74 for 32 requests of 150 tokens, on one core.
 PRODUCTS_FROM = 4
+# So is a small chunk of a prompt behind others, by a quarter. The scores of a large one are more than the caches hold.
+PRODUCT_SCORES = 1 << 16
 
 
 class Rule(NamedTuple):
@@ -90,12 +92,18 @@ def attend(
 def attend_chunk(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
     """(count, H, Dv) for a request's queries (count, H, D), keys and values (length, Hkv, D); mask of `chunk_mask`."""
     asked, seen, carried = (part[None].transpose(1, 2) for part in (queries, keys, values))
-    if rule.plain:
+    repeats = asked.shape[1] // seen.shape[1]
+    if rule.plain and mask is not None and keys.device.type == "cpu" and mask.numel() <= PRODUCT_SCORES:
+        # Queries that share a key head stand below each other: no key is repeated.
+        folded = asked.reshape(1, seen.shape[1], -1, asked.shape[-1])
+        out = step_by_step(folded, seen.contiguous(), carried.contiguous(), mask.repeat(repeats, 1), rule)
+        out = out.reshape(1, asked.shape[1], -1, out.shape[-1])
+    elif rule.plain:
         out = functional.scaled_dot_product_attention(
             asked, seen, carried, attn_mask=mask, is_causal=mask is None, scale=rule.scaling, enable_gqa=True
         )
     else:
-        count, repeats = asked.shape[2], asked.shape[1] // seen.shape[1]
+        count = asked.shape[2]
         if mask is None:
             mask = torch.full((count, count), torch.finfo(asked.dtype).min, device=asked.device).triu(1).to(asked.dtype)
         sinks = None if rule.sinks is None else rule.sinks.view(1, -1, 1, 1)

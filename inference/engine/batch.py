@@ -20,13 +20,17 @@ WORKER_LOST = "worker_lost"  # as inference.errors calls it: what was written is
 class Batch:
     """Scheduler, passes and sampler of an engine. For its thread alone.
 
-    slots, step_tokens, chunk_tokens: as the scheduler takes them.
+    slots, step_tokens, chunk_tokens, slice_tokens: as the scheduler takes them.
     """
 
-    def __init__(self, passes: Passes, *, slots: int, step_tokens: int, chunk_tokens: int) -> None:
+    def __init__(
+        self, passes: Passes, *, slots: int, step_tokens: int, chunk_tokens: int, slice_tokens: int | None
+    ) -> None:
         self._passes = passes
         self._sampler = Sampler()
-        self._scheduler = Scheduler[Row](passes, slots=slots, step_tokens=step_tokens, chunk_tokens=chunk_tokens)
+        self._scheduler = Scheduler[Row](
+            passes, slots=slots, step_tokens=step_tokens, chunk_tokens=chunk_tokens, slice_tokens=slice_tokens
+        )
         self._urgent = False
 
     def __len__(self) -> int:

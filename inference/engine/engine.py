@@ -33,8 +33,8 @@ from inference.types import Priority, Reasoning, Sampling
 
 # The most tokens that one pass reads: about 0.3 s on two cores for the default model.
 STEP_TOKENS = {"cpu": 256, "cuda": 8192}
-# The most tokens of prompts beside answers that grow: each of those waits for them.
-CHUNK_TOKENS = {"cpu": 64, "cuda": 2048}
+# The most tokens of prompts beside answers that grow, each of which waits for them; and the most of one long prompt.
+CHUNK_TOKENS, SLICE_TOKENS = {"cpu": 64, "cuda": 2048}, {"cpu": 24, "cuda": 2048}
 
 
 class Engine:
@@ -75,6 +75,7 @@ class Engine:
             slots=slots,
             step_tokens=max(slots, step_tokens or STEP_TOKENS[kind]),
             chunk_tokens=chunk_tokens or CHUNK_TOKENS[kind],
+            slice_tokens=None if chunk_tokens else SLICE_TOKENS[kind],
         )
         self._changed = threading.Condition()  # guards all that follows, but for _rate
         self._arrived: deque[Row] = deque()

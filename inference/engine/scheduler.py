@@ -80,7 +80,8 @@ class Scheduler(Generic[AnyJob]):
     """Plans steps for up to `slots` running jobs. For the engine's thread alone; nothing blocks.
 
     step_tokens: the most tokens a step reads. chunk_tokens: the most tokens of prompts in a step in which somebody
-    decodes, who waits for all of them. weights: how API and CHAT share while both wait.
+    decodes, who waits for all of them. slice_tokens: the most of a prompt that is longer than chunk_tokens, in such a
+    step; None for as much as chunk_tokens. weights: how API and CHAT share while both wait.
     """
 
     def __init__(
@@ -90,15 +91,17 @@ class Scheduler(Generic[AnyJob]):
         slots: int,
         step_tokens: int,
         chunk_tokens: int,
+        slice_tokens: int | None = None,
         weights: Mapping[Priority, float] = EQUAL,
     ) -> None:
         """Raises ValueError for sizes with which a step could read nothing, and unless weights are positive."""
-        if not 1 <= slots <= step_tokens or chunk_tokens < 1:
-            raise ValueError("1 <= slots <= step_tokens and 1 <= chunk_tokens must hold.")
+        if not 1 <= slots <= step_tokens or chunk_tokens < 1 or slice_tokens == 0:
+            raise ValueError("1 <= slots <= step_tokens, 1 <= chunk_tokens and 1 <= slice_tokens must hold.")
         self._memory = memory
         self._slots = slots
         self._step_tokens = step_tokens
         self._chunk_tokens = chunk_tokens
+        self._slice_tokens = slice_tokens or chunk_tokens
         self._queues = Queues[AnyJob](weights)
         self._running: list[AnyJob] = []  # by rank
         self._blocked: AnyJob | None = None  # does not fit before something is released
@@ -246,15 +249,20 @@ class Scheduler(Generic[AnyJob]):
         decoding = len(self._running) - len(unread)
         budget = min(self._chunk_tokens, self._step_tokens - decoding) if decoding else self._step_tokens
         first = next(iter(unread))
-        grants = {first: min(unread[first], (budget + 1) // 2)}
+        most = {job: min(tokens, self._most(job)) if decoding else tokens for job, tokens in unread.items()}
+        grants = {first: min(most[first], (budget + 1) // 2)}
         left = budget - grants[first]
         for job in sorted(unread, key=lambda job: (job.rank[0], inf if job is first else unread[job], job.rank)):
-            more = min(unread[job] - grants.get(job, 0), left)
+            more = min(most[job] - grants.get(job, 0), left)
             if more:
                 grants[job] = grants.get(job, 0) + more
                 left -= more
         for job, tokens in grants.items():
             yield Chunk(job, job.computed, tokens)
+
+    def _most(self, job: AnyJob) -> int:
+        """Of one prompt, beside others that decode. A short one delays them once; a long one, in every step."""
+        return self._chunk_tokens if job.known <= self._chunk_tokens else self._slice_tokens
 
     def _release(self, job: AnyJob) -> None:
         self._memory.release(job)

@@ -59,10 +59,21 @@ class Blocks:
 class Stepper:
     """Steps a scheduler, samples for its jobs, and holds each plan against the rules."""
 
-    def __init__(self, *, blocks: int = 1000, slots: int = 4, step_tokens: int = 64, chunk_tokens: int = 16) -> None:
+    def __init__(
+        self,
+        *,
+        blocks: int = 1000,
+        slots: int = 4,
+        step_tokens: int = 64,
+        chunk_tokens: int = 16,
+        slice_tokens: int | None = None,
+    ) -> None:
         self.memory = Blocks(blocks, slots)
-        self.scheduler = Scheduler(self.memory, slots=slots, step_tokens=step_tokens, chunk_tokens=chunk_tokens)
+        self.scheduler = Scheduler(
+            self.memory, slots=slots, step_tokens=step_tokens, chunk_tokens=chunk_tokens, slice_tokens=slice_tokens
+        )
         self.slots, self.step_tokens, self.chunk_tokens = slots, step_tokens, chunk_tokens
+        self.slice_tokens = slice_tokens or chunk_tokens
         self.added: list[Talker] = []
         self.begun: set[Job] = set()
         self.finished: list[Job] = []
@@ -148,6 +159,8 @@ class Stepper:
         total = sum(chunk.count for chunk in plan.chunks)
         assert total <= self.step_tokens
         assert not decodes or total - len(decodes) <= self.chunk_tokens
+        for chunk in plan.chunks if decodes else ():
+            assert chunk.job.known <= self.chunk_tokens or chunk.count <= max(1, self.slice_tokens)
         if plan.exhausted:
             assert not plan.chunks
             assert set(running) <= set(plan.exhausted)

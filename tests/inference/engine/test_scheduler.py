@@ -22,7 +22,12 @@ preempting = st.tuples(st.just("preempt"), st.integers(0, 5))
 failing = st.tuples(st.just("fail"))
 scripts = st.lists(st.one_of(adding, adding, stepping, cancelling, preempting, failing), max_size=40)
 shapes = st.fixed_dictionaries(
-    {"slots": st.integers(1, 5), "step_tokens": st.integers(5, 40), "chunk_tokens": st.integers(1, 20)}
+    {
+        "slots": st.integers(1, 5),
+        "step_tokens": st.integers(5, 40),
+        "chunk_tokens": st.integers(1, 20),
+        "slice_tokens": st.none() | st.integers(1, 20),
+    }
 )
 
 
@@ -96,6 +101,16 @@ def test_a_long_prompt_is_read_in_small_chunks_while_somebody_decodes_and_in_lar
     for _ in range(3):
         assert {chunk.job: chunk.count for chunk in stepper.step().chunks} == {decoding: 1, long: 16}
     assert [chunk.count for chunk in stepper.step().chunks] == [64]
+
+
+def test_a_long_prompt_is_read_in_slices_beside_others_and_a_short_one_as_a_whole() -> None:
+    stepper = Stepper(slice_tokens=6)
+    decoding = stepper.add("anna", known=1, answer=4)
+    stepper.step()
+    long = stepper.add("otto", known=200)
+    assert {chunk.job: chunk.count for chunk in stepper.step().chunks} == {decoding: 1, long: 6}
+    short = stepper.add("emma", known=10)
+    assert {chunk.job: chunk.count for chunk in stepper.step().chunks} == {decoding: 1, long: 6, short: 10}
 
 
 def test_a_short_prompt_is_answered_at_once_although_a_long_one_was_there_first() -> None:
