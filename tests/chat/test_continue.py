@@ -9,7 +9,7 @@ import pytest
 from inference.models import Generation
 from inference.stream import unpack_ids
 from tests.browser_client import Answer, Frame, Guest, Socket
-from tests.stack import SLOW, TINY, Stack
+from tests.stack import NARROW, SLOW, TINY, Stack
 from tests.tiny.replies import COUNT, EMOJI, HELLO, REPLIES, SCRIPTS, STORY
 
 
@@ -116,3 +116,31 @@ def test_a_second_tab_reads_the_whole_while_it_goes_on(stack: Stack, guest: Gues
         answers = [socket.read(frame["generation"]) for socket in (one, two)]
     assert answers[0].text == answers[1].text == last(guest, sent)["text"]
     assert REPLIES[COUNT].startswith(answers[0].text)
+
+
+def test_an_answer_that_two_lost_workers_ended_goes_on(stack: Stack, guest: Guest) -> None:
+    stack.worker(TINY)
+    with guest.socket() as socket:
+        sent, _ = socket.answer(COUNT, TINY, options={"max_tokens": 50})
+        ended = {"state": "interrupted", "finish_reason": "", "error_code": "worker_lost", "crashes": 2}
+        Generation.objects.filter(pk=sent["generation"]).update(**ended)
+        frame, answer = go_on(socket, guest, sent, TINY)
+    row = Generation.objects.get(pk=frame["generation"])
+    assert REPLIES[COUNT].startswith(answer.text)
+    # What its forerunner cost counts against that one alone.
+    assert (row.state, row.crashes, row.carried_tokens, row.completion_tokens) == ("done", 0, 50, 50)
+
+
+def test_an_answer_that_fills_the_context_does_not_go_on(stack: Stack, guest: Guest) -> None:
+    stack.worker(NARROW)
+    with guest.socket() as socket:
+        sent, answer = socket.answer(COUNT, NARROW, options={"max_tokens": 240})
+        while answer.done["finish_reason"] == "length":
+            fields = {"conversation": sent["conversation"], "message": last(guest, sent)["id"]}
+            frame = socket.again("continue", NARROW, **fields)
+            if frame["type"] == "error":
+                break
+            answer = socket.read(frame["generation"])
+    assert frame["code"] == "cannot_continue"
+    assert answer.done["state"] == "done"
+    assert REPLIES[COUNT].startswith(answer.text)
