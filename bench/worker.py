@@ -1,7 +1,9 @@
 """Many answers at once, by the engine alone and by the engine in a Celery worker: tokens/s, and the one / the other.
 
 No browser follows. Rows go into PostgreSQL and messages to Celery as the service sends them; the worker publishes to
-Redis and saves, as always. The two sides take turns and never run at once.
+Redis and saves, as always. The two sides take turns and never run at once. The worker claims one answer after the
+other, some milliseconds apart, and a prompt that comes while another answer grows is read in smaller parts: the engine
+alone is given the same prompts at the same intervals.
 """
 
 from __future__ import annotations
@@ -66,18 +68,20 @@ def _compare(engine: Helper, spec: ModelSpec, count: int, repetitions: int) -> N
     inside: list[float] = []
     # The first of each size is slower, for both: it is not counted.
     for _ in range(repetitions + 1):
-        engine.say({"prompts": prompts, "max_tokens": MAX_TOKENS})
+        rate, arrivals_s = _by_worker(spec, prompts)
+        engine.say({"prompts": prompts, "max_tokens": MAX_TOKENS, "arrivals_s": arrivals_s})
         heard = engine.hear()
         alone.append((heard["tokens"] - 1) / heard["seconds"])
-        inside.append(_by_worker(spec, prompts))
+        inside.append(rate)
     ratios = [one / other for one, other in zip(inside[1:], alone[1:], strict=True)]
     report.line(f"{count} at once, engine alone", report.spread(alone[1:], unit=" tokens/s"))
     report.line(f"{count} at once, in the worker", report.spread(inside[1:], unit=" tokens/s"))
     report.target("worker / engine, pair by pair", ratios, least=RATIO_LEAST, digits=3)
 
 
-def _by_worker(spec: ModelSpec, prompts: Sequence[str]) -> float:
-    """Tokens/s from the first token of any answer to the last end, by the worker's own times."""
+def _by_worker(spec: ModelSpec, prompts: Sequence[str]) -> tuple[float, list[float]]:
+    """Tokens/s from the first token of any answer to the last end, by the worker's own times, and the seconds between
+    the first claim and each, in order."""
     # An owner each: nothing comes from the prefix cache, and fairness has no say.
     requests = [_request(spec, prompt) for prompt in prompts]
     with transaction.atomic():
@@ -94,7 +98,9 @@ def _by_worker(spec: ModelSpec, prompts: Sequence[str]) -> float:
         raise RuntimeError(f"{failed[0]} failed: {failed[0].error_code}")
     first = min(row.first_token_at for row in done if row.first_token_at is not None)
     last = max(row.finished_at for row in done if row.finished_at is not None)
-    return (sum(row.completion_tokens for row in done) - 1) / (last - first).total_seconds()
+    claims = sorted(row.started_at for row in done if row.started_at is not None)
+    rate = (sum(row.completion_tokens for row in done) - 1) / (last - first).total_seconds()
+    return rate, [(claim - claims[0]).total_seconds() for claim in claims]
 
 
 def _request(spec: ModelSpec, prompt: str) -> generations.Request:

@@ -13,6 +13,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -106,6 +107,14 @@ def _told(spec: ModelSpec, tell: Callable[[float], None]) -> Callable[[str, floa
 
 
 def _local_model(spec: ModelSpec, device: str, *, on_progress: Callable[[str, float], None]) -> Served:
+    # OpenMP keeps a team for each thread that has ever computed, and where the teams have more threads than there are
+    # cores, all of them sleep between two products instead of spinning: a quarter of the speed at 8 answers on two
+    # cores. Loading computes, so its thread ends before the engine's begins, and its team with it.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loading") as passing:
+        return passing.submit(_load, spec, device, on_progress).result()
+
+
+def _load(spec: ModelSpec, device: str, on_progress: Callable[[str, float], None]) -> Served:
     # torch and transformers take seconds to import; only a process that hosts a model pays for it.
     from inference.engine.engine import Engine
     from inference.engine.loading import load, set_threads
