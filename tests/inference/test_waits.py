@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from datetime import timedelta
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
 from accounts.models import User
 from inference import generations, waits, workers
-from inference.models import Generation
 from inference.waits import Running, Took, estimate
 from inference.workers import Announcement
 from tests.rows import HandWorker, queued
@@ -126,19 +125,10 @@ def test_what_is_claimed_or_over_has_no_place(owner: User) -> None:
 
 def test_many_who_ask_at_once_are_told_from_one_look(owner: User) -> None:
     crowd = [queued(owner, model="a-model-with-a-crowd") for _ in range(5)]
-    told: list[int] = []
-
-    def ask(generation: Generation) -> None:
-        place = waits.place_of(generation)
-        connection.close()
-        assert place is not None
-        told.append(place.position)
-
-    threads = [threading.Thread(target=ask, args=[generation]) for generation in crowd]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(told) == [1, 2, 3, 4, 5]
+    with CaptureQueriesContext(connection) as queries:
+        places = [waits.place_of(generation) for generation in crowd]
+    assert [place.position for place in places if place] == [1, 2, 3, 4, 5]
+    # Who waits, and who is being answered.
+    assert len(queries) == 2
     for generation in crowd:
         generations.cancel(generation)
